@@ -1,0 +1,32 @@
+"""Everything a change must pass: lint, format, types, tests. Stops at the first that fails.
+
+python scripts/check.py [arguments for pytest]
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy",),
+    ("pytest",),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the first exit status that is not 0."""
+    extra = list(sys.argv[1:] if argv is None else argv)
+    for check in CHECKS:
+        command = [sys.executable, "-m", *check, *(extra if check[0] == "pytest" else [])]
+        print("+", " ".join(["python", *command[1:]]), flush=True)
+        status = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+        if status:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""Neural style transfer as pure JAX functions.
+
+The method of Gatys, Ecker and Bethge: VGG-19 activations of a picture are pulled towards those of
+a photo and towards the Gram matrices of paintings, by minimising a loss over the pixels.
+"""
+
+# ruff: noqa: I001 - a table of contents, in the order in which a picture is made
+
+# Pictures
+from stylejax.images import load as load_image
+from stylejax.images import save as save_image
+
+# The network
+from stylejax.vgg import VGG19, Architecture, features, random_params
+
+# The objective
+from stylejax.config import Config
+from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
+
+# Optimizers
+from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer, Status
+
+# Style transfer
+from stylejax.transfer import History, Progress, Result, iterate, stylize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VGG19",
+    "Adam",
+    "Architecture",
+    "Config",
+    "History",
+    "JaxoptLbfgs",
+    "JaxoptLbfgsb",
+    "Lbfgs",
+    "LossTerms",
+    "LossWeights",
+    "Minimizer",
+    "Progress",
+    "Result",
+    "Status",
+    "Targets",
+    "evaluate",
+    "features",
+    "iterate",
+    "load_image",
+    "make_targets",
+    "random_params",
+    "save_image",
+    "stylize",
+]

@@ -1,0 +1,103 @@
+"""What is decided before a run is compiled: one frozen, hashable record.
+
+Two equal configs share a compiled program; a changed one compiles anew. Numbers that may change
+without compiling are ``objective.LossWeights``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+
+from stylejax import layers, losses, vgg
+from stylejax.canvas import PIXELS, Canvas
+from stylejax.optimizers import Lbfgs, Minimizer
+
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a picture is made; the defaults are the ``default`` preset.
+
+    Attributes:
+      content_layers: where the picture is compared with the photo. ``relu4_2`` is the paper's
+        "conv4_2".
+      style_layers: where it is compared with the paintings.
+      content_loss: ``(features, target) -> scalar``.
+      style_statistic: what a style is, see ``losses.Statistic``.
+      pool: ``layers.average_pool`` or ``layers.max_pool``.
+      padding: of the first convolution: ``"replicate"`` spares the picture a frame, ``"zero"`` is
+        the paper's.
+      precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
+        TF32 or bfloat16. Gram matrices and sums are float32 in any case.
+      optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
+      canvas: what the optimizer holds, see ``canvas.Canvas``.
+      steps: optimizer steps at the last scale.
+      coarse_steps: steps at each scale before it; None takes ``steps``.
+      scales: how many scales, each sqrt(2) smaller than the next; None takes as many as keep the
+        long side at ``smallest`` or more.
+      smallest: long side in pixels of the coarsest scale, where ``scales`` is None.
+      style_scale: long side of the paintings relative to the picture's; a painting is never
+        enlarged.
+      noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
+    """
+
+    content_layers: tuple[str, ...] = ("relu4_2",)
+    style_layers: tuple[str, ...] = STYLE_LAYERS
+    content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_per_element
+    style_statistic: losses.Statistic = losses.GRAM
+    pool: vgg.Pool = layers.average_pool
+    padding: vgg.Padding = "replicate"
+    precision: Literal["highest", "high", "default"] = "highest"
+    optimizer: Minimizer = Lbfgs()
+    canvas: Canvas = PIXELS
+    steps: int = 100
+    coarse_steps: int | None = None
+    scales: int | None = None
+    smallest: int = 128
+    style_scale: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a number makes no sense."""
+        for name, least in (("steps", 1), ("coarse_steps", 1), ("scales", 1), ("smallest", 1)):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < least):
+                raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
+        if not 0 < self.style_scale < float("inf"):
+            raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
+        if self.padding not in ("zero", "replicate"):
+            raise ValueError(f"padding is {self.padding!r}; it is 'zero' or 'replicate'")
+        if not (self.content_layers or self.style_layers):
+            raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer that is looked at, each once."""
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+
+    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """Heights and widths from the coarsest scale to ``(height, width)`` itself.
+
+        >>> Config(smallest=128).sizes(256, 512)[0], len(Config(smallest=128).sizes(256, 512))
+        ((64, 128), 5)
+        """
+        least = vgg.minimum_size(self.layers)
+        sizes = [(height, width)]
+        while self.scales is None or len(sizes) < self.scales:
+            shrink = 2 ** (-len(sizes) / 2)
+            size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+            too_small = min(size) < least or (self.scales is None and max(size) < self.smallest)
+            if too_small:
+                break
+            sizes.append(size)
+        return tuple(reversed(sizes))
+
+    def steps_at(self, scale: int, scales: int) -> int:
+        """Steps at scale number ``scale`` of ``scales``, counted from 0."""
+        last = scale == scales - 1
+        return self.steps if last or self.coarse_steps is None else self.coarse_steps

@@ -1,0 +1,179 @@
+"""Public checkpoints to ``params``, one reader per file layout.
+
+A checkpoint comes from elsewhere, so nothing in it is taken on trust, whether or not its hash is
+known (``checkpoints``). Only hard links are followed, only float32 datasets of the expected shape
+are read, and type, shape and storage are checked before a byte of data is, so that a hostile file
+can neither reach another file nor fill the memory.
+
+Every refusal is a ValueError of one line that names the file, the thing, and the remedy.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stylejax import vgg
+
+Params = dict[str, dict[str, np.ndarray]]
+
+COMMAND = "python scripts/convert_weights.py"
+REMEDY = f"to replace it, run `{COMMAND}`"
+
+# The only filters a weights file has use for; any other would run foreign decoders on its bytes.
+FILTERS = {
+    h5py.h5z.FILTER_DEFLATE: "gzip",
+    h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+}
+
+
+@contextmanager
+def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file open for reading; what HDF5 objects to becomes a ValueError of one line.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: not HDF5, truncated or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; {REMEDY}")
+    try:
+        # No lock: files are only ever replaced whole, and read-only shares refuse locks.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read as HDF5 ({reason}); {REMEDY}") from error
+
+
+def refusal(place: Any, problem: str) -> ValueError:
+    """The error that says what is wrong with a group or a dataset."""
+    return ValueError(f"{place.file.filename}: {ascii(place.name)[1:-1]} {problem}; {REMEDY}")
+
+
+def listing(names: Iterable[str]) -> str:
+    """A few names for an error message, with nothing in them that a terminal would obey."""
+    names = sorted(names)
+    return ", ".join(ascii(name)[1:-1] for name in names[:4]) + ", ..." * (len(names) > 4)
+
+
+def member(group: h5py.Group, name: str, kind: type) -> Any:
+    """A direct member of a group, of the given h5py class.
+
+    Only a hard link is followed: a soft or external one could name any file of this machine.
+
+    Raises:
+      ValueError: absent, reached by another kind of link, or of another class.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise refusal(group, f"has no {name} (it holds {listing(group) or 'nothing'})")
+    if not isinstance(link, h5py.HardLink):
+        raise refusal(group, f"has a {type(link).__name__} for {listing([name])}, not the data")
+    found = group[name]
+    if not isinstance(found, kind):
+        raise refusal(found, f"is a {type(found).__name__}, expected a {kind.__name__}")
+    return found
+
+
+def attribute(place: Any, name: str, kinds: str, rank: int) -> Any:
+    """An attribute of a group or a dataset, or None where there is none such.
+
+    Only small ones of fixed size are read: HDF5 keeps strings of variable length in a heap, and
+    where a damaged file has a damaged heap it searches it for ever.
+
+    Args:
+      place: the group or dataset.
+      name: of the attribute.
+      kinds: NumPy's letters for the types it may have, such as ``"iu"``.
+      rank: its number of axes.
+    """
+    if name not in place.attrs:
+        return None
+    header = place.attrs.get_id(name)
+    fits = header.dtype.kind in kinds and len(header.shape) == rank
+    return place.attrs[name] if fits and header.get_storage_size() <= 4096 else None
+
+
+def read_array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 dataset; nothing is read before type, shape and storage are as expected.
+
+    Raises:
+      ValueError: absent, linked, of another type or shape, kept outside the file, compressed by
+        an unexpected filter, or not finite.
+    """
+    dataset = member(group, name, h5py.Dataset)
+    if dataset.dtype != np.dtype("<f4"):
+        raise refusal(dataset, f"has dtype {dataset.dtype}, expected float32")
+    # A dataset that may grow can have chunks far larger than itself, which HDF5 reads whole.
+    if dataset.shape != shape or dataset.maxshape != shape:
+        raise refusal(dataset, f"has shape {dataset.shape}, expected {shape} and no more")
+    if dataset.is_virtual or dataset.external is not None:
+        raise refusal(dataset, "keeps its data in other files, expected it inside this one")
+    properties = dataset.id.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        code, *_ = properties.get_filter(index)
+        if code not in FILTERS:
+            allowed = ", ".join(FILTERS.values())
+            raise refusal(dataset, f"uses HDF5 filter {code}, expected none but {allowed}")
+    array = dataset[()]
+    if not np.isfinite(array).all():
+        raise refusal(dataset, "holds values that are not finite")
+    return array
+
+
+def _read_keras_layer(file: h5py.File, layer: str, shapes: dict[str, tuple[int, ...]]) -> Any:
+    """Kernel and bias of one layer, under any of the names that Keras' legacy layout has used."""
+    group = member(file, layer, h5py.Group)
+    if set(group) == {layer}:
+        group = member(group, layer, h5py.Group)
+    published = (f"{layer}_W_1:0", f"{layer}_b_1:0")
+    for kernel, bias in (published, ("kernel:0", "bias:0"), ("kernel", "bias")):
+        if set(group) == {kernel, bias}:
+            return {
+                "kernel": read_array(group, kernel, shapes["kernel"]),
+                "bias": read_array(group, bias, shapes["bias"]),
+            }
+    expected = " and ".join(published)
+    raise refusal(group, f"holds {listing(group) or 'nothing'}, expected just {expected}")
+
+
+def read_keras(path: str | Path, architecture: vgg.Architecture = vgg.VGG19) -> Params:
+    """Reads the convolutions of a VGG from Keras' legacy ("notop") HDF5 layout.
+
+    A group ``block{B}_conv{C}`` holds ``block{B}_conv{C}_W_1:0`` ``[3, 3, in, out]`` and
+    ``block{B}_conv{C}_b_1:0`` ``[out]``; later versions of Keras nest ``kernel`` and ``bias`` in a
+    group of the same name. Layers without parameters are empty groups.
+
+    Args:
+      path: the file. The caller has checked its hash.
+      architecture: which convolutions to expect.
+
+    Returns:
+      ``{"input": ..., "conv1_1": {"kernel": [3, 3, 3, 64], "bias": [64]}, ...}`` of float32, with
+      the preprocessing of the original network: BGR, 0 to 255, minus the mean.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not exactly such a file; the message says in what.
+    """
+    params: Params = {
+        "input": {
+            "kernel": np.array(vgg.CAFFE_KERNEL, np.float32),
+            "bias": np.array(vgg.CAFFE_BIAS, np.float32),
+        }
+    }
+    shapes = vgg.parameter_shapes(architecture)
+    names = {f"block{name[4:].replace('_', '_conv')}": name for name in shapes if name != "input"}
+    with open_hdf5(path) as file:
+        for extra in sorted(set(file) - set(names)):
+            group = member(file, extra, h5py.Group)
+            if len(group):
+                raise refusal(group, f"is an unexpected layer, expected just {', '.join(names)}")
+        for keras_name, name in names.items():
+            params[name] = _read_keras_layer(file, keras_name, shapes[name])
+    return params

@@ -1,0 +1,258 @@
+"""One run of the command line: checks, the run itself, and what is written at its end."""
+
+import json
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import rich.console
+
+from stylejax import display, images, options, record, transfer, vgg, weights
+from stylejax.optimizers import Status
+from stylejax.presets import Preset
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+class Job(NamedTuple):
+    """A run that has passed every check which needs no compilation.
+
+    Attributes:
+      given: the options of the command line by name.
+      preset: config, loss weights and preparation, with all options in place.
+      content: ``[H, W, 3]``, the photo at the picture's size.
+      alpha: ``[H, W]``, its transparency, if it has any.
+      styles: the paintings, no larger than any scale wants them.
+      init: a picture to start from, if one was named.
+      weights: the file of the network's weights.
+      params: the network, prepared by the preset.
+      device: where to run; None is JAX's own choice.
+    """
+
+    given: dict[str, Any]
+    preset: Preset
+    content: np.ndarray
+    alpha: np.ndarray | None
+    styles: tuple[np.ndarray, ...]
+    init: np.ndarray | None
+    weights: Path
+    params: vgg.Params
+    device: Any
+
+
+def plan(given: dict[str, Any]) -> Job:
+    """Checks everything, the cheapest first; weights are fetched only when all else is right.
+
+    Raises:
+      ValueError: an option or an input that cannot work.
+      OSError: a file that cannot be read or written.
+    """
+    _check_numbers(given)
+    _check_output(given)
+    preset, start_file = options.build(given, len(given["paintings"]))
+    device = _device(given["device"])
+    content, alpha = _photo(given["photo"], given["size"])
+    size = (content.shape[0], content.shape[1])
+    styles = tuple(_painting(path, size, preset) for path in given["paintings"])
+    init = None if start_file is None else images.load(start_file).image
+    transfer.check(
+        _unloaded(),
+        content,
+        styles,
+        config=preset.config,
+        loss_weights=preset.loss_weights,
+        init=init,
+    )
+    file = weights.resolve(given["weights_file"], progressbar=not given["quiet"])
+    params = preset.prepare(weights.load(file))
+    return Job(given, preset, content, alpha, styles, init, file, params, device)
+
+
+def run(job: Job) -> int:
+    """Makes the picture and writes it; returns the exit status."""
+    console = display.console()
+    _keep_compiled()
+    on = jax.default_device(job.device) if job.device else nullcontext()
+    began, trace, last = time.monotonic(), [], None
+    interrupted = False
+    with on, _display(job, console) as show:
+        try:
+            for last in _progress(job):
+                trace.append(record.entry(last))
+                show(last)
+                _save_preview(job, last, trace)
+        except KeyboardInterrupt:
+            interrupted = True
+            if last is None:
+                raise
+    assert last is not None  # iterate yields the start of every scale
+    height, width = job.content.shape[:2]
+    picture = np.asarray(images.resize(last.image, height, width))
+    seconds = time.monotonic() - began
+    provenance = _provenance(job, trace, seconds, interrupted)
+    _write(job, picture, provenance, trace)
+    return _tell(job, console, trace, last, seconds, interrupted)
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    for name, least in (("size", 1), ("save_every", 0)):
+        if given[name] < least:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {given[name]} must be {least} or more")
+    if not 0 <= given["seed"] < 2**32:
+        raise ValueError(f"--seed {given['seed']} must be from 0 to 4294967295")
+
+
+def _check_output(given: dict[str, Any]) -> None:
+    output: Path = given["output"]
+    images.check_output(output)
+    for source in (given["photo"], *given["paintings"]):
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"--output {output} is one of the inputs; choose another name")
+
+
+def _device(name: str) -> Any:
+    options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
+    if name == "auto":
+        return None
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError:
+        seen = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise ValueError(
+            f"--device {name}: jax sees only {seen} here; install jax for that device or "
+            "use --device auto"
+        ) from None
+
+
+def _photo(path: Path, long_side: int) -> tuple[np.ndarray, np.ndarray | None]:
+    image, alpha = images.load(path)
+    size = images.fit(image.shape[0], image.shape[1], long_side)
+    if alpha is not None:
+        alpha = np.asarray(images.resize(alpha, *size))
+    return np.asarray(images.resize(image, *size)), alpha
+
+
+def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
+    """A painting at the largest size that any scale will want of it."""
+    image = images.load(path).image
+    if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
+        return image  # for transfer.check to refuse
+    return np.asarray(images.resize(image, *transfer.style_size(image.shape, size, preset.config)))
+
+
+def _unloaded() -> vgg.Params:
+    """VGG-19's parameters without values: enough to check images before weights are fetched."""
+    return {
+        layer: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in arrays.items()}
+        for layer, arrays in vgg.parameter_shapes(vgg.VGG19).items()
+    }
+
+
+def _keep_compiled() -> None:
+    """Compiled programs stay in the user's cache folder, so that the next run starts sooner."""
+    folder = weights.cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # without a cache the run only takes longer
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _progress(job: Job) -> Any:
+    device = job.device or jax.devices()[0]
+    save_every = job.given["save_every"]
+    # A preview after each step where steps are slow, after up to ten where waiting for the
+    # preview would be.
+    steps = [n for n in range(1, 11) if not save_every or save_every % n == 0]
+    return transfer.iterate(
+        job.params,
+        job.content,
+        job.styles,
+        config=job.preset.config,
+        loss_weights=job.preset.loss_weights,
+        key=jax.random.key(job.given["seed"]),
+        init=job.init,
+        every=1 if device.platform == "cpu" else max(steps),
+    )
+
+
+def _display(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
+    if job.given["quiet"]:
+        return display.silent()
+    clock = display.Clock(job.preset.config, *job.content.shape[:2])
+    return (display.live if console.is_terminal else display.lines)(console, clock)
+
+
+def _save_preview(job: Job, progress: transfer.Progress, trace: list[record.Entry]) -> None:
+    every, output = job.given["save_every"], job.given["output"]
+    taken = record.steps_taken(trace)
+    if every and progress.step and taken % every == 0:
+        images.save(output.with_stem(f"{output.stem}_{taken:05}"), progress.image)
+
+
+def _provenance(
+    job: Job, trace: list[record.Entry], seconds: float, interrupted: bool
+) -> dict[str, Any]:
+    named = [job.given["photo"], *job.given["paintings"]]
+    return {
+        "command": ["stylejax", *sys.argv[1:]],
+        "seed": job.given["seed"],
+        "preset": job.given["preset"],
+        "config": record.plain(job.preset.config),
+        "loss_weights": record.plain(job.preset.loss_weights),
+        "weights": {"file": job.weights.name, "sha256": record.file_digest(job.weights)},
+        "inputs": [{"file": path.name, "sha256": record.file_digest(path)} for path in named],
+        "versions": record.versions(),
+        "device": (job.device or jax.devices()[0]).device_kind,
+        "width": job.content.shape[1],
+        "height": job.content.shape[0],
+        "status": "interrupted" if interrupted else record.worst(trace).name.lower(),
+        "evaluations": trace[-1].evaluations,
+        "seconds": round(seconds, 3),
+        "loss": record.plain(trace[-1].loss),
+    }
+
+
+def _write(
+    job: Job, picture: np.ndarray, provenance: dict[str, Any], trace: list[record.Entry]
+) -> None:
+    output: Path = job.given["output"]
+    text = json.dumps(provenance)
+    images.save(output, picture, alpha=job.alpha, metadata={"stylejax": text})
+    if job.given["write_record"]:
+        record.write(output.with_suffix(".json"), {**provenance, "history": record.history(trace)})
+
+
+def _tell(
+    job: Job,
+    console: rich.console.Console,
+    trace: list[record.Entry],
+    last: transfer.Progress,
+    seconds: float,
+    interrupted: bool,
+) -> int:
+    """Says how the run ended, in one line, and returns the exit status."""
+    status, output = record.worst(trace), job.given["output"]
+    height, width = job.content.shape[:2]
+    if interrupted:
+        message, code = f"interrupted at {display.scale_text(last)}, step {last.step}", INTERRUPTED
+    elif status in (Status.STALLED, Status.NON_FINITE):
+        message, code = status.message, FAILED
+    else:
+        message, code = status.message, 0
+    text = (
+        f"{output}: {width}x{height}, loss {trace[-1].loss:.4g}, {trace[-1].evaluations} "
+        f"evaluations in {display.duration(seconds)}; {message}"
+    )
+    if code:
+        print(text, file=sys.stderr)
+    elif not job.given["quiet"]:
+        console.print(text, soft_wrap=True, highlight=False)
+    return code

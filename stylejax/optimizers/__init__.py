@@ -1,0 +1,12 @@
+"""Minimizers: pure bodies of loops that know nothing of style or VGG.
+
+The contract is in ``minimizer``; ``Lbfgs`` and ``Adam`` are optax's, ``JaxoptLbfgs`` and
+``JaxoptLbfgsb`` are jaxopt's, which is imported only when one of the two runs.
+"""
+
+from stylejax.optimizers.adam import Adam
+from stylejax.optimizers.jaxopt_engines import JaxoptLbfgs, JaxoptLbfgsb
+from stylejax.optimizers.lbfgs import Lbfgs
+from stylejax.optimizers.minimizer import Minimizer, State, Status
+
+__all__ = ["Adam", "JaxoptLbfgs", "JaxoptLbfgsb", "Lbfgs", "Minimizer", "State", "Status"]

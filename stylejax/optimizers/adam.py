@@ -1,0 +1,88 @@
+"""Adam, optax's, with an optional average of the iterates."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from stylejax.optimizers.minimizer import Fun, State, Status, finite, select, start, unit
+
+
+class _AdamEngine(NamedTuple):
+    gradient: jax.Array
+    unit: jax.Array
+    moments: Any
+    lowest: jax.Array
+    average: jax.Array
+    steps: jax.Array
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam; differentiable in reverse mode, which L-BFGS's line search is not.
+
+    Attributes:
+      learning_rate: step in units of ``z``; a picture's are [0, 1].
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      average: decay of the moving average of the iterates, bias-corrected, which is then the
+        answer; 0 takes the iterate with the lowest value instead.
+    """
+
+    learning_rate: float = 0.02
+    beta1: float = 0.9
+    beta2: float = 0.99
+    average: float = 0.0
+
+    def _rule(self) -> Any:
+        return optax.adam(self.learning_rate, self.beta1, self.beta2)
+
+    def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
+        """Evaluates ``fun`` at ``z``."""
+        (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
+        engine = _AdamEngine(
+            gradient=gradient,
+            # Root mean square one: Adam's epsilon of 1e-8 is small against any objective.
+            unit=unit(gradient) * gradient.size**0.5,
+            moments=self._rule().init(z),
+            lowest=value,
+            average=jnp.zeros_like(z),
+            steps=jnp.asarray(0, jnp.int32),
+        )
+        return start(z, value, aux, gradient, engine)
+
+    def step(self, fun: Fun, state: State, *args: Any) -> State:
+        """Moves, then evaluates once at the new place."""
+        old = state.engine
+        updates, moments = self._rule().update(old.gradient * old.unit, old.moments, state.z)
+        z = state.z + updates
+        (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
+        usable = finite(value, gradient)
+        lower = usable & (value < old.lowest)
+        steps = old.steps + 1
+        average = self.average * old.average + (1 - self.average) * z
+        averaged = average / (1 - jnp.asarray(self.average, z.dtype) ** steps)
+        answer = averaged if self.average else jnp.where(lower, z, state.best)
+        new = State(
+            z=z,
+            value=value,
+            aux=aux,
+            best=answer,
+            status=jnp.where(jnp.any(gradient != 0), Status.RUNNING, Status.CONVERGED).astype(
+                jnp.int32
+            ),
+            evaluations=state.evaluations,
+            engine=_AdamEngine(
+                gradient=gradient,
+                unit=old.unit,
+                moments=moments,
+                lowest=jnp.where(lower, value, old.lowest),
+                average=average,
+                steps=steps,
+            ),
+        )
+        ended = state._replace(status=jnp.asarray(Status.NON_FINITE, jnp.int32))
+        kept = select(usable, new, ended)
+        return kept._replace(evaluations=state.evaluations + 1)

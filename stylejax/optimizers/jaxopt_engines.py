@@ -1,0 +1,167 @@
+"""jaxopt's L-BFGS and L-BFGS-B behind the same two functions.
+
+jaxopt is no longer maintained (since April 2025) but runs on every jax this project supports. It
+has the only box-constrained quasi-Newton method in JAX: with ``JaxoptLbfgsb`` a picture stays in
+[0, 1] throughout and nothing is clipped at the end.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from stylejax.optimizers.minimizer import Fun, State, judge, norm, select, start, unit
+
+
+class _Engine(NamedTuple):
+    unit: jax.Array
+    failures: jax.Array
+    inner: Any
+
+
+def _jaxopt() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it announces its own end
+        import jaxopt
+    return jaxopt
+
+
+def _scaled(fun: Fun) -> Fun:
+    def scaled(z: jax.Array, factor: jax.Array, args: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        value, aux = fun(z, *args)
+        return value * factor, aux
+
+    return scaled
+
+
+def _init(solver: Any, fun: Fun, z: jax.Array, box: tuple[Any, ...], args: Any) -> State:
+    """One evaluation at factor 1, whose value and gradient are then scaled by hand."""
+    with jax.numpy_rank_promotion("allow"):
+        inner = solver.init_state(z, *box, jnp.ones((), z.dtype), args)
+    factor = unit(inner.grad)
+    scaled = inner._replace(value=inner.value * factor, grad=inner.grad * factor)
+    scaled = jax.tree.map(jnp.asarray, scaled)
+    engine = _Engine(factor, jnp.asarray(0, jnp.int32), scaled)
+    return start(z, inner.value, inner.aux, inner.grad, engine)
+
+
+def _step(
+    solver: Any, state: State, box: tuple[Any, ...], args: Any, forgotten: dict[str, Any]
+) -> State:
+    """One update; ``forgotten`` are the fields of an empty memory."""
+    old = state.engine
+    with jax.numpy_rank_promotion("allow"):
+        z, inner = solver.update(state.z, old.inner, *box, old.unit, args)
+    before, after = old.inner.value, inner.value
+    move = jnp.vdot(old.inner.grad, z - state.z, precision="highest")
+    verdict = judge(
+        before,
+        after,
+        inner.grad,
+        sound=jnp.isfinite(after),
+        # jaxopt keeps no slope of a failed search; the projected gradient tells rest from stall.
+        predicted=jnp.maximum(jnp.abs(move) / 2, jnp.square(_rest(state.z, old.inner.grad, box))),
+        failures=old.failures,
+    )
+    # Only what an improvement changes is chosen leaf by leaf; the history arrays stay in place.
+    inner = inner._replace(
+        value=select(verdict.improved, inner.value, before),
+        grad=select(verdict.improved, inner.grad, old.inner.grad),
+        aux=select(verdict.improved, inner.aux, state.aux),
+        **{
+            name: jnp.where(verdict.improved, getattr(inner, name), empty)
+            for name, empty in forgotten.items()
+        },
+    )
+    z = select(verdict.improved, z, state.z)
+    return State(
+        z=z,
+        value=select(verdict.improved, after / old.unit, state.value),
+        aux=inner.aux,
+        best=z,
+        status=verdict.status,
+        evaluations=inner.num_fun_eval.astype(jnp.int32),
+        engine=_Engine(old.unit, verdict.failures, inner),
+    )
+
+
+def _rest(z: jax.Array, gradient: jax.Array, box: tuple[Any, ...]) -> jax.Array:
+    """Norm of the gradient projected on the box: zero at a minimum on its border too."""
+    if not box:
+        return norm(gradient)
+    ((low, high),) = box
+    return norm(jnp.clip(z - gradient, low, high) - z)
+
+
+@dataclass(frozen=True)
+class JaxoptLbfgs:
+    """jaxopt's L-BFGS with its zoom line search.
+
+    Attributes:
+      memory: curvature pairs kept.
+      trials: evaluations a line search may spend before it gives up.
+    """
+
+    memory: int = 20
+    trials: int = 20
+
+    def _solver(self, fun: Fun) -> Any:
+        return _jaxopt().LBFGS(
+            _scaled(fun),
+            has_aux=True,
+            history_size=self.memory,
+            maxls=self.trials,
+            tol=0.0,
+            implicit_diff=False,
+        )
+
+    def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
+        """Evaluates ``fun`` at ``z``; the memory is empty."""
+        return _init(self._solver(fun), fun, z, (), args)
+
+    def step(self, fun: Fun, state: State, *args: Any) -> State:
+        """One direction and one line search along it."""
+        empty = {"rho_history": 0.0, "gamma": 1.0, "iter_num": 0}
+        return _step(self._solver(fun), state, (), args, empty)
+
+
+@dataclass(frozen=True)
+class JaxoptLbfgsb:
+    """jaxopt's L-BFGS-B: every iterate lies in the box ``[lower, upper]``.
+
+    Attributes:
+      memory: curvature pairs kept.
+      trials: evaluations a line search may spend before it gives up.
+      lower: least value of every element of ``z``.
+      upper: greatest value.
+    """
+
+    memory: int = 20
+    trials: int = 20
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def _solver(self, fun: Fun) -> Any:
+        return _jaxopt().LBFGSB(
+            _scaled(fun),
+            has_aux=True,
+            history_size=self.memory,
+            maxls=self.trials,
+            tol=0.0,
+            implicit_diff=False,
+        )
+
+    def _box(self, z: jax.Array) -> tuple[tuple[jax.Array, jax.Array]]:
+        return ((jnp.full_like(z, self.lower), jnp.full_like(z, self.upper)),)
+
+    def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
+        """Evaluates ``fun`` at ``z`` moved into the box; the memory is empty."""
+        z = jnp.clip(z, self.lower, self.upper)
+        return _init(self._solver(fun), fun, z, self._box(z), args)
+
+    def step(self, fun: Fun, state: State, *args: Any) -> State:
+        """One generalised Cauchy point, subspace minimisation and line search."""
+        empty = {"s_history": 0.0, "y_history": 0.0, "num_updates": 0, "theta": 1.0, "iter_num": 0}
+        return _step(self._solver(fun), state, self._box(state.z), args, empty)

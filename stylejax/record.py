@@ -1,0 +1,111 @@
+"""Provenance: what made a picture, as plain JSON values."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from stylejax.optimizers import Status
+from stylejax.store import replacing
+from stylejax.transfer import History, Progress
+
+PACKAGES = ("stylejax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that takes part in the numbers."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON: functions by name, records by field, non-finite numbers as text."""
+    if hasattr(value, "__dataclass_fields__"):
+        fields = {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {"kind": type(value).__name__, **fields}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if callable(value):
+        return value.__name__
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+class Entry(NamedTuple):
+    """A ``Progress`` without its picture."""
+
+    scale: int
+    width: int
+    height: int
+    status: Status
+    evaluations: int
+    loss: float
+    history: History
+
+
+def entry(progress: Progress) -> Entry:
+    """What is kept of a ``Progress`` for the record."""
+    height, width = progress.image.shape[:2]
+    return Entry(
+        progress.scale,
+        width,
+        height,
+        progress.status,
+        progress.evaluations,
+        float(progress.terms.total),
+        progress.history,
+    )
+
+
+def worst(trace: Sequence[Entry]) -> Status:
+    """The worst status of all scales."""
+    return max(item.status for item in trace)
+
+
+def steps_taken(trace: Sequence[Entry]) -> int:
+    """Optimizer steps at all scales so far."""
+    return sum(int(np.sum(item.history.taken)) for item in trace)
+
+
+def history(trace: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A run's rows, one record per scale with a column per term; the first row is the start."""
+    scales: list[dict[str, Any]] = []
+    for number in dict.fromkeys(item.scale for item in trace):
+        parts = [item for item in trace if item.scale == number]
+        rows = jax.tree.map(lambda *a: np.concatenate(a), *[item.history for item in parts])
+        scales.append(
+            {
+                "width": parts[-1].width,
+                "height": parts[-1].height,
+                "status": parts[-1].status.name.lower(),
+                "evaluations": plain(rows.evaluations),
+                **plain(rows.terms),
+            }
+        )
+    return scales
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode())

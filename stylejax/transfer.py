@@ -1,0 +1,366 @@
+"""The whole way from a photo and paintings to a picture: ``stylize`` and ``iterate``.
+
+Both walk the pyramid of scales, coarse to fine, and at each scale call the same two compiled
+functions: ``prepare`` (resize, targets, first evaluation) and ``advance`` (a number of optimizer
+steps on the device). These two are the library's only ``jax.jit``; everything below them is plain
+and composes with the transformations of the caller.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stylejax import canvas, images, vgg
+from stylejax.config import Config
+from stylejax.objective import (
+    LossTerms,
+    LossWeights,
+    Targets,
+    check_loss_weights,
+    evaluate,
+    make_targets,
+)
+from stylejax.optimizers import State, Status
+
+
+Array = jax.Array | np.ndarray
+
+
+class History(NamedTuple):
+    """What happened at one scale, one row per step.
+
+    Attributes:
+      terms: the objective after each step, every leaf ``[steps]``.
+      evaluations: int32 ``[steps]``, evaluations at this scale up to and with each step.
+      taken: bool ``[steps]``, False for steps after the run had ended (their rows repeat the last).
+    """
+
+    terms: LossTerms
+    evaluations: Array
+    taken: Array
+
+
+class Result(NamedTuple):
+    """What ``stylize`` returns.
+
+    Attributes:
+      image: ``[H, W, 3]``, sRGB. Values may lie a little outside [0, 1] (except with
+        ``JaxoptLbfgsb``); ``images.save`` clips them.
+      history: one record per scale, coarse to fine.
+      evaluations: int32, evaluations of the objective and its gradient at all scales.
+      status: int32, the worst ``Status`` of all scales.
+    """
+
+    image: jax.Array
+    history: tuple[History, ...]
+    evaluations: jax.Array
+    status: jax.Array
+
+
+class Progress(NamedTuple):
+    """What ``iterate`` yields.
+
+    Attributes:
+      scale: number of the scale, from 0.
+      scales: how many there are.
+      step: steps taken at this scale.
+      steps: steps planned at this scale.
+      image: ``[h, w, 3]`` NumPy array, the picture so far at this scale's size.
+      terms: the objective now, floats.
+      history: NumPy rows of the steps since the last ``Progress``.
+      evaluations: at all scales so far.
+      status: of this scale.
+    """
+
+    scale: int
+    scales: int
+    step: int
+    steps: int
+    image: np.ndarray
+    terms: LossTerms
+    history: History
+    evaluations: int
+    status: Status
+
+
+def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
+    """Height and width of a painting beside a picture of ``size``.
+
+    Its long side is ``style_scale`` times the picture's, its short side never below what the
+    deepest layer needs, and it is never enlarged.
+    """
+    height, width = style[:2]
+    least = vgg.minimum_size(config.style_layers)
+    shrink = max(max(size) * config.style_scale / max(height, width), least / min(height, width))
+    if shrink >= 1:
+        return height, width
+    return max(least, round(height * shrink)), max(least, round(width * shrink))
+
+
+def _objective(
+    z: jax.Array,
+    params: vgg.Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    config: Config,
+) -> tuple[jax.Array, LossTerms]:
+    return evaluate(config.canvas.decode(z), params, targets, loss_weights, config)
+
+
+@partial(jax.jit, static_argnames=("size", "config"))
+def prepare(
+    params: vgg.Params,
+    content: Array,
+    styles: Sequence[Array],
+    picture: Array | None,
+    loss_weights: LossWeights,
+    key: jax.Array,
+    *,
+    size: tuple[int, int],
+    config: Config,
+) -> tuple[State, Targets]:
+    """Everything that happens once per scale: resizing, targets and the first evaluation.
+
+    Args:
+      params: the network.
+      content: ``[H, W, 3]``, of any size.
+      styles: ``[h, w, 3]`` each, of any size.
+      picture: where to go on from, of any size; None makes the start image.
+      loss_weights: the coefficients.
+      key: seeds the start image's noise.
+      size: height and width of this scale.
+      config: everything static.
+    """
+    content = images.resize(content, *size)
+    resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
+    targets = make_targets(params, content, resized, loss_weights, config)
+    if picture is None:
+        picture = canvas.start_image(content, config.noise, key)
+    z = config.canvas.encode(images.resize(picture, *size))
+    fun = partial(_objective, config=config)
+    return config.optimizer.init(fun, z, params, targets, loss_weights), targets
+
+
+@partial(jax.jit, static_argnames=("length", "config"), donate_argnames=("state",))
+def advance(
+    state: State,
+    params: vgg.Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    limit: jax.Array | int,
+    *,
+    length: int,
+    config: Config,
+) -> tuple[State, History]:
+    """Up to ``length`` optimizer steps on the device, none after step ``limit`` or the run's end.
+
+    ``state`` is donated: its buffers hold the returned state.
+    """
+    fun = partial(_objective, config=config)
+
+    def body(state: State, index: jax.Array) -> tuple[State, History]:
+        going = (state.status == Status.RUNNING) & (index < limit)
+        state = jax.lax.cond(
+            going,
+            lambda s: config.optimizer.step(fun, s, params, targets, loss_weights),
+            lambda s: s,
+            state,
+        )
+        return state, History(state.aux, state.evaluations, going)
+
+    return jax.lax.scan(body, state, jnp.arange(length))
+
+
+def stylize(
+    params: vgg.Params,
+    content: Array,
+    styles: Sequence[Array],
+    *,
+    config: Config | None = None,
+    loss_weights: LossWeights | None = None,
+    key: jax.Array | None = None,
+    init: Array | None = None,
+) -> Result:
+    """Renders a photo in the style of one or more paintings; a pure function.
+
+    Works under ``jax.jit`` (``config`` static), ``jax.vmap`` over any of the array arguments, and,
+    with ``Adam``, ``jax.grad``.
+
+    Args:
+      params: the network's arrays, e.g. of ``weights.load``.
+      content: ``[H, W, 3]`` float, sRGB in [0, 1]; the picture has its size and dtype.
+      styles: the paintings, ``[h, w, 3]`` each, of any sizes.
+      config: everything static; None is ``Config()``.
+      loss_weights: the coefficients, traced; None is ``LossWeights()``.
+      key: a ``jax.random`` key for the start image's noise; None is ``jax.random.key(0)``.
+      init: ``[h, w, 3]``, a picture to start from instead of what ``config.noise`` says.
+
+    Returns:
+      The picture, the history of every term, the number of evaluations and a status.
+
+    Raises:
+      ValueError: before anything is compiled, for shapes, dtypes, ranges, layers and numbers that
+        cannot work; the message names the value, the limit and the remedy.
+    """
+    config, loss_weights = config or Config(), loss_weights or LossWeights()
+    key = jax.random.key(0) if key is None else key
+    check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
+    sizes = config.sizes(*content.shape[:2])
+    picture, history, states = init, [], []
+    for scale, size in enumerate(sizes):
+        state, targets = prepare(
+            params, content, tuple(styles), picture, loss_weights, key, size=size, config=config
+        )
+        steps = config.steps_at(scale, len(sizes))
+        state, rows = advance(
+            state, params, targets, loss_weights, steps, length=steps, config=config
+        )
+        picture = config.canvas.decode(state.best)
+        history.append(rows)
+        states.append(state)
+    return Result(
+        image=cast(jax.Array, picture),
+        history=tuple(history),
+        evaluations=sum(state.evaluations for state in states),
+        status=jnp.stack([state.status for state in states]).max(),
+    )
+
+
+def iterate(
+    params: vgg.Params,
+    content: Array,
+    styles: Sequence[Array],
+    *,
+    config: Config | None = None,
+    loss_weights: LossWeights | None = None,
+    key: jax.Array | None = None,
+    init: Array | None = None,
+    every: int = 10,
+) -> Iterator[Progress]:
+    """The run of ``stylize``, handed over every few steps; stop it by leaving the loop.
+
+    Args:
+      params: as for ``stylize``, like all arguments but the last.
+      content: as for ``stylize``.
+      styles: as for ``stylize``.
+      config: as for ``stylize``.
+      loss_weights: as for ``stylize``.
+      key: as for ``stylize``.
+      init: as for ``stylize``.
+      every: steps between two ``Progress``; the picture does not depend on it.
+
+    Yields:
+      First the start of each scale (``step`` 0), then every ``every`` steps and at its end. The
+      last one's image is ``stylize``'s.
+
+    Raises:
+      ValueError: as ``stylize``, at the call, not at the first use.
+    """
+    config, loss_weights = config or Config(), loss_weights or LossWeights()
+    key = jax.random.key(0) if key is None else key
+    check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
+    if every < 1:
+        raise ValueError(f"every is {every}; it must be at least 1")
+    return _chunks(params, content, tuple(styles), config, loss_weights, key, init, every)
+
+
+def _chunks(
+    params: vgg.Params,
+    content: Array,
+    styles: tuple[Array, ...],
+    config: Config,
+    loss_weights: LossWeights,
+    key: jax.Array,
+    picture: Any,
+    every: int,
+) -> Iterator[Progress]:
+    sizes = config.sizes(*content.shape[:2])
+    before = 0
+    for scale, size in enumerate(sizes):
+        state, targets = prepare(
+            params, content, styles, picture, loss_weights, key, size=size, config=config
+        )
+        steps = config.steps_at(scale, len(sizes))
+        # A row for the start, which no step has made.
+        rows = jax.tree.map(
+            lambda a: np.asarray(a)[None],
+            History(state.aux, state.evaluations, np.asarray(False)),
+        )
+        step = 0
+        while True:
+            # A copy: the state's own buffers are donated to the next chunk.
+            picture = np.array(config.canvas.decode(state.best))
+            terms = jax.tree.map(float, state.aux)
+            status = Status(int(state.status))
+            evaluations = before + int(state.evaluations)
+            yield Progress(
+                scale, len(sizes), step, steps, picture, terms, rows, evaluations, status
+            )
+            if step >= steps or status != Status.RUNNING:
+                break
+            state, rows = advance(
+                state, params, targets, loss_weights, steps - step, length=every, config=config
+            )
+            rows = _taken(rows)
+            step += len(rows.taken)
+        before = evaluations
+
+
+def _taken(rows: History) -> History:
+    """The rows of steps that were taken, on the host."""
+    taken = np.asarray(rows.taken)
+    return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
+
+
+def check(
+    params: vgg.Params,
+    content: Any,
+    styles: Sequence[Any],
+    *,
+    config: Config,
+    loss_weights: LossWeights,
+    init: Any = None,
+) -> None:
+    """Raises ValueError for arguments that cannot work; values are read only where concrete."""
+    vgg.check_layers(config.layers, vgg.architecture_of(params))
+    if not isinstance(styles, Sequence) or not styles:
+        raise ValueError("styles must be a list of one or more images, e.g. [painting]")
+    least = vgg.minimum_size(config.layers)
+    deepest = max(config.layers, key=lambda layer: vgg.minimum_size([layer]))
+    _check_image("content", content, least, deepest)
+    for index, style in enumerate(styles):
+        _check_image(f"styles[{index}]", style, least, deepest)
+    if init is not None:
+        _check_image("init", init, 1, "")
+    possible = len(config.sizes(*content.shape[:2]))
+    if config.scales is not None and config.scales > possible:
+        raise ValueError(
+            f"{config.scales} scales would shrink the picture below the {least} pixels that "
+            f"{deepest} needs; at {content.shape[1]}x{content.shape[0]} take at most {possible}"
+        )
+    check_loss_weights(loss_weights, config, len(styles))
+
+
+def _check_image(name: str, image: Any, least: int, layer: str) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", np.object_)
+    if shape is None or len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f"{name} must be an array [height, width, 3], got {shape or type(image)}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} is {dtype}; give floats in [0, 1], e.g. array / 255.0")
+    if min(shape[:2]) < least:
+        raise ValueError(
+            f"{name} is {shape[1]}x{shape[0]} pixels; {layer} needs at least {least}x{least}: "
+            "use a larger image or shallower layers"
+        )
+    if isinstance(image, jax.core.Tracer):
+        return
+    low, high = float(image.min()), float(image.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name} has values that are NaN or infinite")
+    if low < -1 or high > 2:  # room for pictures that an unclipped run returned
+        raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; give sRGB in [0, 1]")

@@ -1,0 +1,208 @@
+"""VGG: the architecture table, the network as a Flax module, and an image's features by layer.
+
+Layers carry the authors' names: ``conv4_2`` is a convolution's output before the ReLU, ``relu4_2``
+after it, ``pool4`` the fourth pooling. What Gatys et al. call "conv4_2" is ``relu4_2`` here.
+
+``params`` is a plain nested dict of arrays, ``{"input": {"kernel": [3, 3], "bias": [3]},
+"conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}``. ``input`` is the checkpoint's own
+preprocessing as an affine map of the colours: ``image @ kernel + bias`` turns sRGB in [0, 1] into
+what the network was trained on, so features are right whichever checkpoint the arrays came from.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from stylejax.layers import Precision, average_pool, convolve
+
+Params = Mapping[str, Mapping[str, Any]]
+Pool = Callable[[jax.Array], jax.Array]
+Padding = Literal["zero", "replicate"]
+
+
+class Architecture(NamedTuple):
+    """How many convolutions each block has, and how wide they are."""
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+
+
+VGG19 = Architecture(blocks=(2, 2, 4, 4, 4), widths=(64, 128, 256, 512, 512))
+
+# BGR, 0 to 255, minus the training set's mean: how the original (Caffe) networks see a picture.
+CAFFE_KERNEL = ((0.0, 0.0, 255.0), (0.0, 255.0, 0.0), (255.0, 0.0, 0.0))
+CAFFE_BIAS = (-103.939, -116.779, -123.68)
+
+
+def parameter_shapes(architecture: Architecture) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The tree of ``params`` with a shape in place of every array, in network order."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {"input": {"kernel": (3, 3), "bias": (3,)}}
+    channels = 3
+    for block, (depth, width) in enumerate(zip(*architecture, strict=True), start=1):
+        for index in range(1, depth + 1):
+            shapes[f"conv{block}_{index}"] = {"kernel": (3, 3, channels, width), "bias": (width,)}
+            channels = width
+    return shapes
+
+
+def architecture_of(params: Params) -> Architecture:
+    """The architecture whose parameters these are.
+
+    Raises:
+      ValueError: no VGG has such a tree.
+    """
+    names = [name for name in params if name.startswith("conv")]
+    try:
+        places = sorted(tuple(map(int, name[4:].split("_"))) for name in names)
+        count = max(block for block, _ in places)
+        blocks = tuple(sum(b == block for b, _ in places) for block in range(1, count + 1))
+        widths = tuple(params[f"conv{b}_1"]["bias"].shape[0] for b in range(1, count + 1))
+        architecture = Architecture(blocks, widths)
+        found = {k: {n: tuple(a.shape) for n, a in v.items()} for k, v in params.items()}
+        fits = found == parameter_shapes(architecture)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "params do not form a VGG: expected 'input' and 'conv1_1', 'conv1_2', ... each with a "
+            f"'kernel' and a 'bias' of fitting shapes, got {', '.join(map(str, params)) or 'none'}"
+        )
+    return architecture
+
+
+def layer_names(architecture: Architecture) -> tuple[str, ...]:
+    """Every layer that has features, in network order."""
+    names: list[str] = []
+    for block, depth in enumerate(architecture.blocks, start=1):
+        for index in range(1, depth + 1):
+            names += [f"conv{block}_{index}", f"relu{block}_{index}"]
+        names.append(f"pool{block}")
+    return tuple(names)
+
+
+def check_layers(layers: Iterable[str], architecture: Architecture = VGG19) -> None:
+    """Raises ValueError, with the names that exist, where a layer does not."""
+    known = layer_names(architecture)
+    for layer in layers:
+        if layer not in known:
+            raise ValueError(f"unknown layer {layer!r}; this network has {', '.join(known)}")
+
+
+def minimum_size(layers: Iterable[str]) -> int:
+    """The least height and width in pixels at which every layer has at least one position.
+
+    >>> minimum_size(["relu4_2", "relu5_1"])
+    16
+    """
+    size = 1
+    for layer in layers:
+        block = int(layer[4:].split("_")[0])
+        size = max(size, 2**block if layer.startswith("pool") else 2 ** (block - 1))
+    return size
+
+
+class Preprocessing(nn.Module):
+    """The affine map from sRGB in [0, 1] to the colours a checkpoint was trained on."""
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """``[h, w, 3]`` to ``[h, w, 3]``."""
+        kernel = self.param("kernel", lambda _: jnp.array(CAFFE_KERNEL))
+        bias = self.param("bias", lambda _: jnp.array(CAFFE_BIAS))
+        mapped = jnp.matmul(image, kernel.astype(image.dtype), precision="highest")
+        return mapped + bias.astype(image.dtype)[None, None]
+
+
+class Convolution(nn.Module):
+    """A 3x3 convolution with bias; ``[h, w, in]`` to ``[h, w, width]``."""
+
+    width: int
+    padding: Padding = "zero"
+    precision: Precision = "highest"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves in the dtype of ``x``."""
+        shape = (3, 3, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
+        if self.padding == "replicate":
+            # One more ring of pixels, of whose own outputs none is kept: the same convolution
+            # (and the same gradient rule) serves both paddings.
+            x = convolve(jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge"), kernel, self.precision)
+            x = x[1:-1, 1:-1]
+        else:
+            x = convolve(x, kernel, self.precision)
+        return x + bias[None, None]
+
+
+class VGG(nn.Module):
+    """The convolutional part of a VGG; ends at the deepest layer asked for."""
+
+    architecture: Architecture = VGG19
+    pool: Pool = average_pool
+    padding: Padding = "zero"
+    precision: Precision = "highest"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, layers: Sequence[str]) -> dict[str, jax.Array]:
+        """``[H, W, 3]`` image in [0, 1] to ``{layer: [h, w, c]}``."""
+        wanted = set(layers)
+        features: dict[str, jax.Array] = {}
+        x = Preprocessing(name="input")(image)
+        for block, (depth, width) in enumerate(zip(*self.architecture, strict=True), start=1):
+            for index in range(1, depth + 1):
+                place = f"{block}_{index}"
+                padding = self.padding if place == "1_1" else "zero"
+                x = Convolution(width, padding, self.precision, name=f"conv{place}")(x)
+                features[f"conv{place}"] = x
+                x = features[f"relu{place}"] = nn.relu(x)
+                if wanted <= features.keys():
+                    return {layer: features[layer] for layer in layers}
+            x = features[f"pool{block}"] = self.pool(x)
+        return {layer: features[layer] for layer in layers}
+
+
+def features(
+    params: Params,
+    image: jax.Array,
+    layers: Sequence[str],
+    *,
+    pool: Pool = average_pool,
+    padding: Padding = "zero",
+    precision: Precision = "highest",
+) -> dict[str, jax.Array]:
+    """The activations of an image, in one pass that stops at the deepest layer.
+
+    Args:
+      params: the network's arrays; the architecture is read off them.
+      image: ``[H, W, 3]`` float, sRGB in [0, 1]; its dtype is the dtype of the computation.
+      layers: names such as ``"relu4_2"``.
+      pool: ``layers.average_pool`` (the paper: "improves the gradient flow") or
+        ``layers.max_pool`` (how the network was trained).
+      padding: of the first convolution; the others pad with zeros. ``"replicate"`` repeats the
+        border, so that the picture has no dark frame in the network's eyes.
+      precision: of the convolutions, see ``layers.convolve``.
+
+    Returns:
+      ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, rounded
+      down.
+
+    Raises:
+      ValueError: unknown layer, or params that are no VGG.
+    """
+    architecture = architecture_of(params)
+    check_layers(layers, architecture)
+    network = VGG(architecture, pool, padding, precision)
+    return network.apply({"params": params}, image, tuple(layers))
+
+
+def random_params(key: jax.Array, architecture: Architecture = VGG19) -> dict[str, Any]:
+    """An untrained network: He-normal kernels, zero biases, the original preprocessing."""
+    side = 2 ** len(architecture.blocks)
+    image = jnp.zeros((side, side, 3))
+    network = VGG(architecture)
+    return network.init(key, image, (f"pool{len(architecture.blocks)}",))["params"]

@@ -1,0 +1,62 @@
+"""Strict settings for every test: rank promotion raises, randomness is seeded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from stylejax import vgg, weights
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20150826)  # the day the paper appeared
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 arrays for one test, so that its tolerances leave a wrong formula no room."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, dict[str, np.ndarray]]:
+    """An untrained network of three blocks whose biases are not zero, float32."""
+    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 2, 1), (4, 6, 8)))
+    tree = {layer: {n: np.array(a) for n, a in arrays.items()} for layer, arrays in params.items()}
+    noise = np.random.default_rng(0)
+    for layer, arrays in tree.items():
+        if layer != "input":
+            arrays["bias"] = noise.normal(0, 30, arrays["bias"].shape).astype(np.float32)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ``shared`` beside the checkout, with the pictures and weights of slow tests."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder 'shared' with real weights and pictures beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keras_file(shared) -> Path:
+    """The real VGG-19 in Keras' layout."""
+    path = shared / "weights" / "vgg19_keras_layout.h5"
+    if not path.is_file():
+        pytest.skip("the folder 'shared' beside the checkout has no weights/vgg19_keras_layout.h5")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_params(keras_file, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """The real VGG-19, converted into a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STYLEJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return weights.load(weights.resolve(keras_file))

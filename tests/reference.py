@@ -1,0 +1,492 @@
+"""The oracle: slow NumPy in float64, written from the sums of the papers, one loop per index.
+
+    Gatys, Ecker, Bethge, "A Neural Algorithm of Artistic Style", arXiv:1508.06576, 2015
+    Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016
+
+Both number their equations alike; the numbers below are theirs. The oracle imports nothing of the
+package it judges and uses no identity or trick: where the paper has a sum, here is a loop.
+
+Images and features are `[H, W, C]`, 3x3 kernels `[3, 3, in, out]`. A feature map `F` with
+`N = C` filters and `M = H * W` positions is the paper's matrix `F[i][k]`, filter `i` at position
+`k`, positions in row-major order. Anything NumPy can read is accepted; arrays come back float64.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Array = np.ndarray
+
+
+# Layers of the network
+
+
+def _array(x) -> Array:
+    return np.asarray(x, dtype=np.float64)
+
+
+def _source(index: int, size: int, padding: str) -> int | None:
+    """Which row or column a padded `index` shows; None where the padding is zero."""
+    if padding not in ("zero", "replicate"):
+        raise ValueError(f"padding is {padding!r}; it is 'zero' or 'replicate'")
+    if 0 <= index < size:
+        return index
+    if padding == "zero":
+        return None
+    return 0 if index < 0 else size - 1
+
+
+def _taps(height: int, width: int, padding: str):
+    """Every `(i, j, di, dj, si, sj)`: output pixel, kernel entry, the input pixel they meet at."""
+    for i in range(height):
+        for j in range(width):
+            for di in range(3):
+                for dj in range(3):
+                    si = _source(i + di - 1, height, padding)
+                    sj = _source(j + dj - 1, width, padding)
+                    if si is not None and sj is not None:
+                        yield i, j, di, dj, si, sj
+
+
+def convolve(x, kernel, bias=None, padding: str = "zero") -> Array:
+    """3x3 cross-correlation of `[H, W, in]` with stride 1, to `[H, W, out]`.
+
+    `y[i, j, d] = bias[d] + sum_{di, dj, c} x[i + di - 1, j + dj - 1, c] kernel[di, dj, c, d]`,
+    where pixels outside the image are 0 ("zero") or the nearest pixel inside ("replicate").
+    """
+    x, kernel = _array(x), _array(kernel)
+    height, width, inputs = x.shape
+    outputs = kernel.shape[3]
+    b = [0.0] * outputs if bias is None else _array(bias).tolist()
+    y = [[list(b) for _ in range(width)] for _ in range(height)]
+    x, kernel = x.tolist(), kernel.tolist()
+    for i, j, di, dj, si, sj in _taps(height, width, padding):
+        for c in range(inputs):
+            for d in range(outputs):
+                y[i][j][d] += x[si][sj][c] * kernel[di][dj][c][d]
+    return _array(y)
+
+
+def convolve_gradient(x, kernel, cotangent, padding: str = "zero") -> tuple[Array, Array]:
+    """`(dx, dkernel)` of `sum_{ijd} cotangent[i, j, d] convolve(x, kernel)[i, j, d]`."""
+    x, kernel, cotangent = _array(x), _array(kernel), _array(cotangent)
+    height, width, inputs = x.shape
+    outputs = kernel.shape[3]
+    dx, dkernel = np.zeros(x.shape).tolist(), np.zeros(kernel.shape).tolist()
+    x, kernel, cotangent = x.tolist(), kernel.tolist(), cotangent.tolist()
+    for i, j, di, dj, si, sj in _taps(height, width, padding):
+        for c in range(inputs):
+            for d in range(outputs):
+                dx[si][sj][c] += cotangent[i][j][d] * kernel[di][dj][c][d]
+                dkernel[di][dj][c][d] += cotangent[i][j][d] * x[si][sj][c]
+    return _array(dx), _array(dkernel)
+
+
+def relu(x) -> Array:
+    """`max(x, 0)`, entry by entry."""
+    x = _array(x)
+    y = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        y[index] = x[index] if x[index] > 0 else 0.0
+    return y
+
+
+def relu_gradient(x, cotangent) -> Array:
+    """The cotangent where `x > 0`, else 0: also 0 at `x = 0`, as in eqs. (2) and (6)."""
+    x, cotangent = _array(x), _array(cotangent)
+    dx = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        dx[index] = cotangent[index] if x[index] > 0 else 0.0
+    return dx
+
+
+def _windows(shape):
+    """Every output index `(i, j, c)` of a 2x2 pooling with its four input indices, row-major."""
+    height, width, channels = shape
+    for i in range(height // 2):
+        for j in range(width // 2):
+            for c in range(channels):
+                yield (i, j, c), [(2 * i + a, 2 * j + b, c) for a in range(2) for b in range(2)]
+
+
+def average_pool(x) -> Array:
+    """The mean of each 2x2 window of `[H, W, C]`; an odd last row or column is dropped."""
+    x = _array(x)
+    y = np.zeros((x.shape[0] // 2, x.shape[1] // 2, x.shape[2]))
+    for out, window in _windows(x.shape):
+        for index in window:
+            y[out] += x[index] / 4
+    return y
+
+
+def max_pool(x) -> Array:
+    """The maximum of each 2x2 window of `[H, W, C]`; an odd last row or column is dropped."""
+    x = _array(x)
+    y = np.zeros((x.shape[0] // 2, x.shape[1] // 2, x.shape[2]))
+    for out, window in _windows(x.shape):
+        y[out] = max(x[index] for index in window)
+    return y
+
+
+def average_pool_gradient(x, cotangent) -> Array:
+    """A quarter of the window's cotangent to each of its pixels; 0 to a dropped row or column."""
+    x, cotangent = _array(x), _array(cotangent)
+    dx = np.zeros(x.shape)
+    for out, window in _windows(x.shape):
+        for index in window:
+            dx[index] += cotangent[out] / 4
+    return dx
+
+
+def max_pool_gradient(x, cotangent) -> Array:
+    """The window's cotangent to its maximum; of equal maxima the first in row-major order."""
+    x, cotangent = _array(x), _array(cotangent)
+    dx = np.zeros(x.shape)
+    for out, window in _windows(x.shape):
+        largest = window[0]
+        for index in window:
+            if x[index] > x[largest]:
+                largest = index
+        dx[largest] += cotangent[out]
+    return dx
+
+
+# The network
+
+
+def preprocess(image, kernel, bias) -> Array:
+    """The network's input: `y[i, j, d] = bias[d] + sum_c image[i, j, c] kernel[c, d]`."""
+    image, kernel, bias = _array(image), _array(kernel), _array(bias)
+    height, width, inputs = image.shape
+    y = np.zeros((height, width, kernel.shape[1]))
+    for i in range(height):
+        for j in range(width):
+            for d in range(kernel.shape[1]):
+                y[i, j, d] = bias[d]
+                for c in range(inputs):
+                    y[i, j, d] += image[i, j, c] * kernel[c, d]
+    return y
+
+
+def _sequence(blocks: Sequence[int]) -> list[str]:
+    """Layer names in order, e.g. conv1_1, relu1_1, conv1_2, relu1_2, pool1, conv2_1, ..."""
+    names = []
+    for block, convolutions in enumerate(blocks, start=1):
+        for number in range(1, convolutions + 1):
+            names += [f"conv{block}_{number}", f"relu{block}_{number}"]
+        names.append(f"pool{block}")
+    return names
+
+
+def _run(params, image, layers, blocks, pooling, padding) -> list[tuple[str, Array, Array]]:
+    """`(name, input, output)` of each layer, up to the deepest one of `layers`."""
+    names = _sequence(blocks)
+    for layer in layers:
+        if layer not in names:
+            raise ValueError(f"no layer {layer!r} in {names}")
+    pool = {"average": average_pool, "max": max_pool}[pooling]
+    depth = max(names.index(layer) for layer in layers)
+    x = preprocess(image, params["input"]["kernel"], params["input"]["bias"])
+    trace = []
+    for name in names[: depth + 1]:
+        if name.startswith("conv"):
+            edges = padding if name == "conv1_1" else "zero"
+            y = convolve(x, params[name]["kernel"], params[name]["bias"], edges)
+        elif name.startswith("relu"):
+            y = relu(x)
+        else:
+            y = pool(x)
+        trace.append((name, x, y))
+        x = y
+    return trace
+
+
+def features(
+    params: Mapping,
+    image,
+    layers: Sequence[str],
+    blocks: Sequence[int],
+    pooling: str = "average",
+    padding: str = "zero",
+) -> dict[str, Array]:
+    """The activations of a VGG at `layers` for one image `[H, W, 3]`.
+
+    `blocks` has the number of convolutions of each block, `(2, 2, 4, 4, 4)` for VGG-19.
+    `convB_C` is before the ReLU, `reluB_C` after it, `poolB` after the pooling that ends block B.
+    `params` is `{"input": {"kernel": [3, 3], "bias": [3]}, "conv1_1": {"kernel", "bias"}, ...}`.
+    `padding` is the first convolution's; all others pad with zeros.
+    """
+    trace = _run(params, image, layers, blocks, pooling, padding)
+    return {name: y for name, _, y in trace if name in layers}
+
+
+def features_gradient(
+    params: Mapping,
+    image,
+    cotangents: Mapping[str, Array],
+    blocks: Sequence[int],
+    pooling: str = "average",
+    padding: str = "zero",
+) -> Array:
+    """The gradient to the image of `sum_l <cotangents[l], features[l]>`, by back-propagation.
+
+    With `cotangents[l] = dL/dF^l` it is the `dL/dx` with which the papers change the image.
+    """
+    pool_gradient = {"average": average_pool_gradient, "max": max_pool_gradient}[pooling]
+    trace = _run(params, image, list(cotangents), blocks, pooling, padding)
+    dx = np.zeros(trace[-1][2].shape)
+    for name, x, _ in reversed(trace):
+        if name in cotangents:
+            dx = dx + _array(cotangents[name])
+        if name.startswith("conv"):
+            edges = padding if name == "conv1_1" else "zero"
+            dx, _ = convolve_gradient(x, params[name]["kernel"], dx, edges)
+        elif name.startswith("relu"):
+            dx = relu_gradient(x, dx)
+        else:
+            dx = pool_gradient(x, dx)
+    return preprocess(dx, _array(params["input"]["kernel"]).T, [0.0, 0.0, 0.0])
+
+
+# Losses
+
+
+def _filters(F) -> list[list[float]]:
+    """`F[i][k]`: filter `i` at position `k` of `[h, w, c]` features."""
+    F = _array(F)
+    height, width, channels = F.shape
+    return [
+        [float(F[row, column, i]) for row in range(height) for column in range(width)]
+        for i in range(channels)
+    ]
+
+
+def content_loss(F, P) -> float:
+    """Eq. (1): `1/2 sum_ij (F_ij - P_ij)^2` of the picture's features and the photograph's."""
+    F, P = _filters(F), _filters(P)
+    total = 0.0
+    for i in range(len(F)):
+        for j in range(len(F[0])):
+            total += (F[i][j] - P[i][j]) ** 2
+    return total / 2
+
+
+def content_gradient(F, P) -> Array:
+    """Eq. (2): `F - P` where `F > 0`, else 0.
+
+    The condition is the ReLU's: this is the derivative with respect to the ReLU's input, where
+    `F` is its output.
+    """
+    F, P = _array(F), _array(P)
+    gradient = np.zeros(F.shape)
+    for index in np.ndindex(F.shape):
+        gradient[index] = F[index] - P[index] if F[index] > 0 else 0.0
+    return gradient
+
+
+def gram(F) -> Array:
+    """Eq. (3): `G_ij = sum_k F_ik F_jk`, `[c, c]`, not normalised."""
+    F = _filters(F)
+    N, M = len(F), len(F[0])
+    G = np.zeros((N, N))
+    for i in range(N):
+        for j in range(N):
+            for k in range(M):
+                G[i, j] += F[i][k] * F[j][k]
+    return G
+
+
+def _positions(F) -> int:
+    return np.shape(F)[0] * np.shape(F)[1]
+
+
+def style_layer_loss(F, A_features) -> float:
+    """Eq. (4): `E_l = 1/(4 N^2 M^2) sum_ij (G_ij - A_ij)^2`.
+
+    For a painting with another number of positions `M_a` (the paper has none) each Gram matrix is
+    divided by its own: `1/(4 N^2) sum_ij (G_ij / M - A_ij / M_a)^2`, which is eq. (4) if equal.
+    """
+    G, A = gram(F), gram(A_features)
+    N, M, M_a = len(G), _positions(F), _positions(A_features)
+    total = 0.0
+    for i in range(N):
+        for j in range(N):
+            total += (G[i, j] / M - A[i, j] / M_a) ** 2
+    return total / (4 * N**2)
+
+
+def style_layer_gradient(F, A_features) -> Array:
+    """Eq. (6): `dE_l/dF_ij = 1/(N^2 M^2) (F^T (G - A))_ji` where `F_ij > 0`, else 0.
+
+    Generalised as eq. (4) is: `1/(N^2 M) sum_n F_nj (G_ni / M - A_ni / M_a)`. The condition is
+    the ReLU's, as in eq. (2).
+    """
+    G, A, f = gram(F), gram(A_features), _filters(F)
+    N, M, M_a = len(G), _positions(F), _positions(A_features)
+    width = np.shape(F)[1]
+    gradient = np.zeros(np.shape(F))
+    for i in range(N):
+        for j in range(M):
+            if f[i][j] > 0:
+                total = 0.0
+                for n in range(N):
+                    total += f[n][j] * (G[n, i] / M - A[n, i] / M_a)
+                gradient[j // width, j % width, i] = total / (N**2 * M)
+    return gradient
+
+
+def style_loss(features: Mapping, style_features: Mapping, layer_weights: Mapping) -> float:
+    """Eq. (5): `sum_l w_l E_l` over the layers of `layer_weights`."""
+    total = 0.0
+    for layer, weight in layer_weights.items():
+        total += weight * style_layer_loss(features[layer], style_features[layer])
+    return total
+
+
+def blended_style_layer_loss(F, style_features: Sequence, style_weights: Sequence[float]) -> float:
+    """Eq. (4) for several paintings (not in the papers).
+
+    The target is the mean of their Gram matrices, each divided by its number of positions `M_s`,
+    with weights that are first divided by their sum:
+    `1/(4 N^2) sum_ij (G_ij / M - sum_s w_s A^s_ij / M_s)^2`.
+    """
+    G, M = gram(F), _positions(F)
+    N = len(G)
+    grams = [gram(A) for A in style_features]
+    sizes = [_positions(A) for A in style_features]
+    total = 0.0
+    for i in range(N):
+        for j in range(N):
+            target = 0.0
+            for weight, A, M_s in zip(style_weights, grams, sizes, strict=True):
+                target += weight / sum(style_weights) * A[i, j] / M_s
+            total += (G[i, j] / M - target) ** 2
+    return total / (4 * N**2)
+
+
+def total_loss(
+    features: Mapping,
+    content_features: Mapping,
+    style_features: Mapping,
+    layer_weights: Mapping,
+    alpha: float,
+    beta: float,
+) -> float:
+    """Eq. (7): `alpha L_content + beta L_style`; the content layers are `content_features`'s."""
+    content = 0.0
+    for layer, P in content_features.items():
+        content += content_loss(features[layer], P)
+    return alpha * content + beta * style_loss(features, style_features, layer_weights)
+
+
+def _neighbours(shape):
+    """Every pair of neighbouring entries: one row, or one column, apart in the same channel."""
+    height, width, channels = shape
+    for i in range(height):
+        for j in range(width):
+            for c in range(channels):
+                if i + 1 < height:
+                    yield (i, j, c), (i + 1, j, c)
+                if j + 1 < width:
+                    yield (i, j, c), (i, j + 1, c)
+
+
+def total_variation(image) -> float:
+    """The sum of squared differences of neighbouring pixels, along x and along y, all channels."""
+    image = _array(image)
+    total = 0.0
+    for here, there in _neighbours(image.shape):
+        total += float(image[there] - image[here]) ** 2
+    return total
+
+
+def total_variation_gradient(image) -> Array:
+    """`2 (x_there - x_here)` of each pair, added to the one and taken from the other."""
+    image = _array(image)
+    gradient = np.zeros(image.shape)
+    for here, there in _neighbours(image.shape):
+        gradient[there] += 2 * (image[there] - image[here])
+        gradient[here] -= 2 * (image[there] - image[here])
+    return gradient
+
+
+# Minimisation
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float(np.sum(a * b))
+
+
+def lbfgs_direction(gradient, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """`-H gradient` by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
+
+    `pairs` has the steps and gradient changes `(s, y)`, oldest first. `H` starts from
+    `(s.y / y.y) I` of the newest pair, or from `I` without any.
+    """
+    q = _array(gradient).copy()
+    coefficients = []
+    for s, y in reversed(pairs):
+        coefficients.append(_dot(s, q) / _dot(s, y))
+        q = q - coefficients[-1] * y
+    if pairs:
+        s, y = pairs[-1]
+        q = _dot(s, y) / _dot(y, y) * q
+    for (s, y), coefficient in zip(pairs, reversed(coefficients), strict=True):
+        q = q + (coefficient - _dot(y, q) / _dot(s, y)) * s
+    return -q
+
+
+def _wolfe(value_and_grad, x, value, gradient, direction, step):
+    """Bisection for a step with sufficient decrease (1e-4) and curvature (0.9); None if none."""
+    slope = _dot(gradient, direction)
+    low, high = 0.0, math.inf
+    for _ in range(60):
+        new_value, new_gradient = value_and_grad(x + step * direction)
+        new_value, new_gradient = float(new_value), _array(new_gradient)
+        # Negated, so that a value that is not a number counts as too far.
+        if not new_value <= value + 1e-4 * step * slope:
+            high = step
+        elif _dot(new_gradient, direction) < 0.9 * slope:
+            low = step
+        else:
+            return x + step * direction, new_value, new_gradient
+        step = 2 * low if high == math.inf else (low + high) / 2
+    return None
+
+
+def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[Array, list[float]]:
+    """Minimise by L-BFGS: the last point, and the values at `x0` and after each step.
+
+    Ends before `steps` where the gradient is 0 or the line search finds no lower value, which in
+    float64 is the minimum to rounding. Every step meets the Wolfe conditions, so the values fall.
+    """
+    x = _array(x0)
+    value, gradient = value_and_grad(x)
+    value, gradient = float(value), _array(gradient)
+    values = [value]
+    pairs: list[tuple[Array, Array]] = []
+    for _ in range(steps):
+        size = math.sqrt(_dot(gradient, gradient))
+        if size == 0:
+            break
+        step = 1.0 if pairs else min(1.0, 1.0 / size)
+        direction = lbfgs_direction(gradient, pairs)
+        found = _wolfe(value_and_grad, x, value, gradient, direction, step)
+        if found is None:
+            break
+        new_x, value, new_gradient = found
+        pairs = [*pairs, (new_x - x, new_gradient - gradient)][-memory:]
+        x, gradient = new_x, new_gradient
+        values.append(value)
+    return x, values
+
+
+def finite_difference(f: Callable, x, direction, step: float = 1e-5) -> float:
+    """The slope of `f` at `x` along `direction`: `(f(x + h d) - f(x - h d)) / (2 h)`.
+
+    The error is `O(h^2)` from the third derivative and `O(1e-16 |f| / h)` from rounding; `f` must
+    be smooth on the segment (no ReLU or maximum may switch).
+    """
+    x, direction = _array(x), _array(direction)
+    return float(f(x + step * direction) - f(x - step * direction)) / (2 * step)

@@ -1,0 +1,277 @@
+"""Reading public checkpoints: the layouts that are read, and everything that is refused."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from stylejax import convert, vgg
+
+TINY = vgg.Architecture((1, 2), (4, 6))
+LAYERS = {"conv1_1": "block1_conv1", "conv2_1": "block2_conv1", "conv2_2": "block2_conv2"}
+KERNEL = "block2_conv1/block2_conv1_W_1:0"
+BIAS = "block2_conv1/block2_conv1_b_1:0"
+
+
+def random_arrays(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    shapes = vgg.parameter_shapes(TINY)
+    return {
+        layer: {name: rng.normal(size=s).astype(np.float32) for name, s in shapes[layer].items()}
+        for layer in LAYERS
+    }
+
+
+def write_keras(path: Path, arrays, names=("{0}_W_1:0", "{0}_b_1:0"), **options) -> Path:
+    """The layout of the published file, poolings and input included."""
+    with h5py.File(path, "w") as file:
+        empty = ["block1_pool", "block2_pool", "input_1"]
+        file.attrs["layer_names"] = [*LAYERS.values(), *empty]
+        for layer in empty:
+            file.create_group(layer).attrs["weight_names"] = np.array([], "S1")
+        for layer, keras_name in LAYERS.items():
+            group = file.create_group(keras_name)
+            kernel, bias = (name.format(keras_name) for name in names)
+            group.attrs["weight_names"] = [kernel, bias]
+            group.create_dataset(kernel, data=arrays[layer]["kernel"], **options)
+            group.create_dataset(bias, data=arrays[layer]["bias"])
+    return path
+
+
+@pytest.fixture
+def arrays(rng):
+    return random_arrays(rng)
+
+
+@pytest.fixture
+def keras_file(tmp_path, arrays) -> Path:
+    return write_keras(tmp_path / "keras.h5", arrays)
+
+
+def replace(path: Path, name: str, make) -> None:
+    """Puts something else in the place of one dataset or group."""
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        make(file)
+
+
+def refused(path: Path) -> str:
+    """The error of reading a file, after checking what every such error must be."""
+    with pytest.raises(ValueError) as caught:
+        convert.read_keras(path, TINY)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    assert "python scripts/convert_weights.py" in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("{0}_W_1:0", "{0}_b_1:0"), ("{0}/kernel:0", "{0}/bias:0"), ("{0}/kernel", "{0}/bias")],
+)
+def test_every_layout_is_read(tmp_path, arrays, names):
+    params = convert.read_keras(write_keras(tmp_path / "k.h5", arrays, names), TINY)
+    assert list(params) == list(vgg.parameter_shapes(TINY))
+    assert vgg.architecture_of(params) == TINY
+    for layer in LAYERS:
+        for name in ("kernel", "bias"):
+            assert params[layer][name].dtype == np.float32
+            np.testing.assert_array_equal(params[layer][name], arrays[layer][name])
+
+
+def test_input_is_bgr_0_to_255_minus_the_mean(keras_file):
+    mapping = convert.read_keras(keras_file, TINY)["input"]
+    red_green_blue = np.array([1.0, 0.5, 0.25], np.float32)
+    expected = [63.75 - 103.939, 127.5 - 116.779, 255.0 - 123.68]
+    np.testing.assert_allclose(red_green_blue @ mapping["kernel"] + mapping["bias"], expected, 1e-6)
+
+
+def test_gzip_shuffle_and_fletcher32_are_read(tmp_path, arrays):
+    options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+    params = convert.read_keras(write_keras(tmp_path / "k.h5", arrays, **options), TINY)
+    np.testing.assert_array_equal(params["conv2_2"]["kernel"], arrays["conv2_2"]["kernel"])
+
+
+# Keras' own Variable.__array__ has not followed NumPy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_what_keras_writes_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    legacy = pytest.importorskip("keras.src.legacy.saving.legacy_h5_format")
+    if keras.backend.backend() != "jax":
+        pytest.skip("keras was imported with another backend")
+    x = image = keras.Input((8, 8, 3))
+    for block, (depth, width) in enumerate(zip(*TINY, strict=True), start=1):
+        for index in range(1, depth + 1):
+            options = {"bias_initializer": "normal", "name": f"block{block}_conv{index}"}
+            x = keras.layers.Conv2D(width, 3, padding="same", **options)(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool")(x)
+    model = keras.Model(image, x)
+    with h5py.File(tmp_path / "legacy.h5", "w") as file:
+        legacy.save_weights_to_hdf5_group(file, model)
+    params = convert.read_keras(tmp_path / "legacy.h5", TINY)
+    for layer, keras_name in LAYERS.items():
+        kernel, bias = model.get_layer(keras_name).get_weights()
+        np.testing.assert_array_equal(params[layer]["kernel"], kernel)
+        np.testing.assert_array_equal(params[layer]["bias"], bias)
+
+    model.save_weights(tmp_path / "new.weights.h5")  # Keras 3's own layout is another one
+    assert "unexpected layer" in refused(tmp_path / "new.weights.h5")
+
+
+def test_soft_link_is_refused(keras_file):
+    def link(file):
+        file[KERNEL] = h5py.SoftLink("/block1_conv1/block1_conv1_W_1:0")
+
+    replace(keras_file, KERNEL, link)
+    assert "SoftLink" in refused(keras_file)
+
+
+@pytest.mark.parametrize("name", [KERNEL, "block2_conv1", "block1_pool"])
+def test_external_link_is_refused(tmp_path, arrays, keras_file, name):
+    other = write_keras(tmp_path / "other.h5", arrays)
+
+    def link(file):
+        file[name] = h5py.ExternalLink(other, name)
+
+    replace(keras_file, name, link)
+    assert "ExternalLink" in refused(keras_file)
+
+
+def test_external_link_is_not_opened(keras_file, tmp_path):
+    """Opening the target would wait for ever: it is a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "pipe")
+
+    def link(file):
+        file["block2_conv1"] = h5py.ExternalLink(tmp_path / "pipe", "/")
+
+    replace(keras_file, "block2_conv1", link)
+    assert "ExternalLink" in refused(keras_file)
+
+
+def test_virtual_dataset_is_refused(tmp_path, arrays, keras_file):
+    other = write_keras(tmp_path / "other.h5", arrays)
+    shape = arrays["conv2_1"]["kernel"].shape
+    layout = h5py.VirtualLayout(shape, np.float32)
+    layout[:] = h5py.VirtualSource(other, KERNEL, shape)
+    replace(keras_file, KERNEL, lambda file: file.create_virtual_dataset(KERNEL, layout))
+    assert "other files" in refused(keras_file)
+
+
+def test_external_storage_is_refused(tmp_path, keras_file):
+    (tmp_path / "secret").write_bytes(bytes(24))
+    place = [(tmp_path / "secret", 0, h5py.h5f.UNLIMITED)]
+    replace(
+        keras_file, BIAS, lambda file: file.create_dataset(BIAS, (6,), np.float32, external=place)
+    )
+    assert "other files" in refused(keras_file)
+
+
+def test_wrong_shape_names_layer_expected_and_found(keras_file):
+    wrong = np.zeros((3, 3, 4, 5), np.float32)
+    replace(keras_file, KERNEL, lambda file: file.create_dataset(KERNEL, data=wrong))
+    message = refused(keras_file)
+    assert KERNEL in message and "(3, 3, 4, 5)" in message and "(3, 3, 4, 6)" in message
+
+
+def test_huge_dataset_is_refused_before_it_is_read(keras_file):
+    """A petabyte of float32, stored in no bytes at all."""
+
+    def make(file):
+        file.create_dataset(KERNEL, (2**17, 2**17, 2**14), np.float32, chunks=(64, 64, 64))
+
+    replace(keras_file, KERNEL, make)
+    assert "has shape" in refused(keras_file)
+
+
+def test_growing_dataset_is_refused(keras_file):
+    def make(file):
+        file.create_dataset(BIAS, (6,), np.float32, maxshape=(None,), chunks=(2**20,))
+
+    replace(keras_file, BIAS, make)
+    assert "has shape" in refused(keras_file)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        np.float64,
+        np.float16,
+        np.int32,
+        ">f4",
+        "S4",
+        [("real", np.float32)],
+        h5py.string_dtype(),
+        h5py.ref_dtype,
+        h5py.vlen_dtype(np.float32),
+    ],
+    ids=str,
+)
+def test_wrong_dtype_is_refused(keras_file, dtype):
+    replace(keras_file, BIAS, lambda file: file.create_dataset(BIAS, (6,), dtype))
+    message = refused(keras_file)
+    assert BIAS in message and "expected float32" in message
+
+
+@pytest.mark.parametrize("options", [{"compression": "lzf"}, {"scaleoffset": 3}], ids=str)
+def test_foreign_filter_is_refused(tmp_path, arrays, options):
+    path = write_keras(tmp_path / "k.h5", arrays, **options)
+    assert "filter" in refused(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_value_that_is_not_finite_is_refused(tmp_path, arrays, value):
+    arrays["conv2_2"]["kernel"][1, 2, 3, 4] = value
+    path = write_keras(tmp_path / "k.h5", arrays)
+    message = refused(path)
+    assert "block2_conv2" in message and "not finite" in message
+
+
+def test_missing_layer_is_named(keras_file):
+    replace(keras_file, "block2_conv2", lambda file: None)
+    assert "has no block2_conv2" in refused(keras_file)
+
+
+def test_missing_bias_is_named(keras_file):
+    replace(keras_file, BIAS, lambda file: None)
+    assert "block2_conv1_b_1:0" in refused(keras_file)
+
+
+@pytest.mark.parametrize("layer", ["fc1", "block2_conv3", "input"])
+def test_extra_layer_is_named(keras_file, layer):
+    with h5py.File(keras_file, "r+") as file:
+        file[f"{layer}/{layer}_W_1:0"] = np.zeros(3, np.float32)
+    assert f"/{layer} is an unexpected layer" in refused(keras_file)
+
+
+def test_dataset_among_the_layers_is_refused(keras_file):
+    with h5py.File(keras_file, "r+") as file:
+        file["stray"] = np.zeros(3, np.float32)
+    assert "expected a Group" in refused(keras_file)
+
+
+def test_names_cannot_speak_to_the_terminal(keras_file):
+    replace(keras_file, BIAS, lambda file: file.create_group("block2_conv1/\x1b[2J\nboo"))
+    assert "\x1b" not in refused(keras_file)
+
+
+def test_every_truncation_is_refused(tmp_path, keras_file):
+    whole = keras_file.read_bytes()
+    for size in np.linspace(1, len(whole) - 1, 7).astype(int):
+        part = tmp_path / "part.h5"
+        part.write_bytes(whole[:size])
+        assert "cannot be read as HDF5" in refused(part)
+
+
+def test_other_files_are_refused(tmp_path):
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1\n", bytes(4096)):
+        path = tmp_path / "other.h5"
+        path.write_bytes(content)
+        assert "cannot be read as HDF5" in refused(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        convert.read_keras(tmp_path / "absent.h5", TINY)

@@ -1,0 +1,229 @@
+"""The three operations and their gradient rules against the oracle, XLA's own, and differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+
+from stylejax import layers
+
+# Odd and even heights and widths, a picture of one pixel, and one narrower than the kernel.
+SIZES = [(4, 6), (5, 4), (4, 5), (5, 7), (1, 1), (2, 1)]
+POOLED = [(4, 6), (5, 4), (4, 5), (5, 7), (2, 3)]
+POOLS = {
+    "average": (
+        layers.average_pool,
+        reference.average_pool,
+        reference.average_pool_gradient,
+    ),
+    "max": (layers.max_pool, reference.max_pool, reference.max_pool_gradient),
+}
+
+
+def plain_convolve(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x[None],
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )[0]
+
+
+def plain_max_pool(x):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 2, 1), (2, 2, 1), "VALID")
+
+
+def plain_average_pool(x):
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (2, 2, 1), (2, 2, 1), "VALID") / 4
+
+
+def pull(f, cotangent, *args):
+    """The gradients of ``<cotangent, f(*args)>``, compiled as one program."""
+    return jax.jit(lambda c, *a: jax.vjp(f, *a)[1](c))(cotangent, *args)
+
+
+# Values and gradients in float64, where rounding is 1e-16 and 1e-12 leaves nothing to chance
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_convolve(rng, x64, size):
+    x, kernel = rng.normal(size=(*size, 3)), rng.normal(size=(3, 3, 3, 2))
+    cotangent = rng.normal(size=(*size, 2))
+    out = jax.jit(layers.convolve)(x, kernel)
+    assert out.dtype == np.float64
+    assert_allclose(out, reference.convolve(x, kernel), rtol=0, atol=1e-12)
+    dx, dkernel = pull(layers.convolve, cotangent, x, kernel)
+    expected_dx, expected_dkernel = reference.convolve_gradient(x, kernel, cotangent)
+    assert_allclose(dx, expected_dx, rtol=0, atol=1e-12)
+    assert_allclose(dkernel, expected_dkernel, rtol=0, atol=1e-12)
+    assert np.abs(dkernel).max() > 0.1  # a rule that forgot the kernel would give zeros
+
+
+@pytest.mark.parametrize("size", POOLED)
+@pytest.mark.parametrize("name", POOLS)
+def test_pools(rng, x64, name, size):
+    pool, expected, expected_gradient = POOLS[name]
+    x = rng.normal(size=(*size, 3))
+    cotangent = rng.normal(size=(size[0] // 2, size[1] // 2, 3))
+    assert_allclose(jax.jit(pool)(x), expected(x), rtol=0, atol=1e-15)
+    (gradient,) = pull(pool, cotangent, x)
+    assert gradient.dtype == np.float64
+    assert_allclose(gradient, expected_gradient(x, cotangent), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9)])
+def test_max_pool_gives_ties_to_the_first(rng, size):
+    # Of two levels nearly every window has a tie; four windows have all four equal.
+    x = rng.integers(0, 2, (*size, 16)).astype(np.float32)
+    cotangent = rng.normal(size=(size[0] // 2, size[1] // 2, 16)).astype(np.float32)
+    (gradient,) = pull(layers.max_pool, cotangent, x)
+    # No arithmetic happens: entries are copied, so equality is exact.
+    assert_array_equal(gradient, reference.max_pool_gradient(x, cotangent).astype(np.float32))
+    (xla,) = pull(plain_max_pool, cotangent, x)
+    assert_array_equal(gradient, xla)
+
+
+# Against autodiff of the plain operations in float32. Each entry is a sum of at most 9 * 16
+# products of numbers near one, in an order that may differ: 1e-5 is ten times its rounding.
+
+
+def test_convolve_against_plain_autodiff(rng):
+    x = rng.normal(size=(9, 10, 16)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 16, 8)).astype(np.float32)
+    cotangent = rng.normal(size=(9, 10, 8)).astype(np.float32)
+    assert_array_equal(jax.jit(layers.convolve)(x, kernel), jax.jit(plain_convolve)(x, kernel))
+    ours = pull(layers.convolve, cotangent, x, kernel)
+    plain = pull(plain_convolve, cotangent, x, kernel)
+    for a, b in zip(ours, plain, strict=True):
+        assert a.dtype == np.float32
+        assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    ("pool", "plain"),
+    [(layers.average_pool, plain_average_pool), (layers.max_pool, plain_max_pool)],
+)
+def test_pools_against_plain_autodiff(rng, pool, plain):
+    x = rng.normal(size=(9, 10, 16)).astype(np.float32)
+    cotangent = rng.normal(size=(4, 5, 16)).astype(np.float32)
+    # A mean of four adds them in any order: one unit in the last place, 1e-7 of the terms.
+    assert_allclose(jax.jit(pool)(x), jax.jit(plain)(x), rtol=0, atol=1e-6)
+    assert_array_equal(pull(pool, cotangent, x)[0], pull(plain, cotangent, x)[0])
+
+
+def test_precision_is_passed_to_every_convolution():
+    x, kernel = jnp.ones((4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    for precision, word in (("highest", "HIGHEST"), ("default", "DEFAULT")):
+
+        def gradients(x, k, precision=precision):
+            out, back = jax.vjp(lambda x, k: layers.convolve(x, k, precision), x, k)
+            return out, back(out)
+
+        text = jax.jit(gradients).lower(x, kernel).as_text()
+        other = {"HIGHEST": "DEFAULT", "DEFAULT": "HIGHEST"}[word]
+        assert f"precision {word}" in text
+        assert f"precision {other}" not in text
+
+
+# Transformations
+
+
+def second(f, *args):
+    """``<directions, gradient of f>`` differentiated again: reverse over reverse."""
+
+    def slope(args, directions):
+        gradients = jax.grad(lambda a: f(*a))(args)
+        return sum(jnp.vdot(g, d) for g, d in zip(gradients, directions, strict=True))
+
+    return jax.jit(jax.grad(slope))
+
+
+@pytest.mark.parametrize("name", ["convolve", "average_pool", "max_pool"])
+def test_second_derivatives(rng, x64, name):
+    x = rng.normal(size=(5, 4, 2))
+    args = (x, rng.normal(size=(3, 3, 2, 3))) if name == "convolve" else (x,)
+    operation = getattr(layers, name)
+
+    def f(*args):
+        return jnp.sum(jnp.sin(operation(*args)))  # bent, so that second derivatives are not zero
+
+    directions = tuple(rng.normal(size=a.shape) for a in args)
+    found = second(f, *args)(args, directions)
+    gradient = jax.jit(jax.grad(lambda a: f(*a)))
+    h = 1e-5
+    ahead = gradient(tuple(a + h * d for a, d in zip(args, directions, strict=True)))
+    behind = gradient(tuple(a - h * d for a, d in zip(args, directions, strict=True)))
+    for second_derivative, a, b in zip(found, ahead, behind, strict=True):
+        assert np.abs(second_derivative).max() > 0.1
+        # Differences err by h^2 = 1e-10 from the next order and 1e-16 / h = 1e-11 from rounding.
+        assert_allclose(second_derivative, (a - b) / (2 * h), rtol=0, atol=1e-8)
+
+
+def operations(rng, batch):
+    """Every operation with a batch of inputs and a loss, float32."""
+    x = rng.normal(size=(batch, 5, 6, 3)).astype(np.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 2)), np.float32)
+    made = {
+        "convolve": lambda x: layers.convolve(x, kernel),
+        "average_pool": layers.average_pool,
+        "max_pool": layers.max_pool,
+    }
+    return x, {name: (lambda x, f=f: jnp.sum(jnp.sin(f(x)))) for name, f in made.items()}
+
+
+@pytest.mark.parametrize("name", ["convolve", "average_pool", "max_pool"])
+def test_vmap_and_scan_change_nothing(rng, name):
+    x, losses = operations(rng, 3)
+    gradient = jax.grad(losses[name])
+    single = np.stack([jax.jit(gradient)(one) for one in x])
+    _, scanned = jax.jit(lambda x: jax.lax.scan(lambda c, one: (c, gradient(one)), 0, x))(x)
+    # The same sums of 27 numbers near one in another order: 1e-6.
+    assert_allclose(jax.jit(jax.vmap(gradient))(x), single, rtol=0, atol=2e-6)
+    assert_allclose(scanned, single, rtol=0, atol=2e-6)
+
+
+def test_vmap_over_kernels(rng):
+    x = jnp.asarray(rng.normal(size=(5, 6, 3)), np.float32)
+    kernels = jnp.asarray(rng.normal(size=(2, 3, 3, 3, 4)), np.float32)
+    gradient = jax.grad(lambda k: jnp.sum(jnp.sin(layers.convolve(x, k))))
+    single = jnp.stack([gradient(k) for k in kernels])
+    # Sums over 30 positions.
+    assert_allclose(jax.jit(jax.vmap(gradient))(kernels), single, rtol=0, atol=1e-5)
+
+
+def test_gradient_through_scan(rng):
+    """Training by unrolled steps: the rules are differentiated inside the loop."""
+    x = jnp.asarray(rng.normal(size=(4, 4, 2)), np.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 2)) / 6, np.float32)
+
+    def body(x, kernel):
+        return jnp.sin(layers.convolve(x, kernel))
+
+    def looped(kernel):
+        return jnp.sum(jax.lax.scan(lambda c, _: (body(c, kernel), None), x, length=3)[0])
+
+    def unrolled(kernel):
+        return jnp.sum(body(body(body(x, kernel), kernel), kernel))
+
+    expected = jax.jit(jax.grad(unrolled))(kernel)
+    assert np.abs(expected).max() > 0.1
+    assert_allclose(jax.jit(jax.grad(looped))(kernel), expected, rtol=0, atol=1e-5)
+
+
+def test_a_constant_kernel_costs_no_gradient_of_its_own(rng):
+    x, kernel = jnp.ones((4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    compiled = jax.jit(jax.grad(lambda x: jnp.sum(layers.convolve(x, kernel) ** 2)))
+    text = compiled.lower(x).compile().as_text()
+    # The forward convolution and the one of the cotangent; the kernel's is dead code.
+    assert text.count(" convolution(") + text.count("custom_call_target") <= 2
+
+
+@pytest.mark.parametrize("name", ["convolve", "max_pool"])
+def test_forward_mode_raises(rng, name):
+    x, losses = operations(rng, 1)
+    with pytest.raises(TypeError, match="jvp"):
+        jax.jvp(losses[name], (x[0],), (x[0],))

@@ -1,0 +1,641 @@
+"""The parameter store: format, verification, search, download. Nothing here leaves the machine."""
+
+import errno
+import functools
+import importlib.util
+import json
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_convert import TINY, random_arrays, write_keras
+
+from stylejax import checkpoints, convert, vgg, weights
+
+ROOT = Path(__file__).parents[1]
+COMMAND = "python scripts/convert_weights.py"
+SHARED = ROOT.parent / "shared" / "weights" / "vgg19_keras_layout.h5"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """No test sees this machine's own weights: a home, a cache and a checkout of its own."""
+    checkout = tmp_path / "code" / "checkout"
+    for folder in ("stylejax", "weights"):
+        (checkout / folder).mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    (tmp_path / "code" / "shared" / "weights").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("STYLEJAX_WEIGHTS", raising=False)
+    monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "__file__", str(checkout / "stylejax" / "weights.py"))
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def params(rng):
+    shapes = vgg.parameter_shapes(TINY)
+    return {
+        layer: {name: rng.normal(size=s).astype(np.float32) for name, s in arrays.items()}
+        for layer, arrays in shapes.items()
+    }
+
+
+@pytest.fixture
+def stored(tmp_path, params) -> Path:
+    weights.save(tmp_path / "stored.h5", params, source="a test")
+    return tmp_path / "stored.h5"
+
+
+@pytest.fixture
+def keras_file(tmp_path, rng) -> Path:
+    return write_keras(tmp_path / "keras.h5", random_arrays(rng))
+
+
+@pytest.fixture
+def known(keras_file, monkeypatch) -> checkpoints.Checkpoint:
+    """A tiny Keras file that is listed as the published one, at an address that refuses."""
+    content = keras_file.read_bytes()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    checkpoint = checkpoints.PUBLISHED._replace(
+        name="published.h5",
+        url=f"http://127.0.0.1:{port}/published.h5",
+        size=len(content),
+        hash=f"sha256:{weights.digest(keras_file)}",
+        reader=functools.partial(convert.read_keras, architecture=TINY),
+    )
+    monkeypatch.setattr(checkpoints, "PUBLISHED", checkpoint)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (checkpoint,))
+    return checkpoint
+
+
+@pytest.fixture
+def server():
+    """An HTTP server on this machine: ``server.content`` is what it has, ``cut`` what it sends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(self.server.status)
+            self.send_header("Content-Length", str(len(self.server.content)))
+            self.end_headers()
+
+        def do_GET(self):
+            self.server.requests += 1
+            self.do_HEAD()
+            self.wfile.write(self.server.content[: self.server.cut])
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.status, running.content, running.cut, running.requests = 200, b"", None, 0
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def served(server, known, keras_file, monkeypatch):
+    """``known`` as the server has it."""
+    server.content = keras_file.read_bytes()
+    url = f"http://127.0.0.1:{server.server_address[1]}/published.h5"
+    monkeypatch.setattr(checkpoints, "PUBLISHED", known._replace(url=url))
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (checkpoints.PUBLISHED,))
+    return server
+
+
+@pytest.fixture
+def script():
+    path = ROOT / "scripts" / "convert_weights.py"
+    spec = importlib.util.spec_from_file_location("convert_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for layer, arrays in expected.items():
+        assert found[layer].keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert found[layer][name].dtype == np.float32
+            np.testing.assert_array_equal(found[layer][name], array)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def one_line(caught) -> str:
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+# The format
+
+
+def test_round_trip(stored, params):
+    assert_same(weights.load(stored), params)
+
+
+def test_round_trip_of_jax_arrays(tmp_path, params):
+    jax = pytest.importorskip("jax")
+    weights.save(tmp_path / "a.h5", jax.tree.map(jax.numpy.asarray, params), source="a test")
+    assert_same(weights.load(tmp_path / "a.h5"), params)
+
+
+def test_file_says_what_it_is(tmp_path, params):
+    path = tmp_path / "new" / "folder" / "a.h5"
+    weights.save(path, params, source="there", source_sha256="ab", licence="mine")
+    with h5py.File(path) as file:
+        found = dict(file.attrs)
+        assert file["conv1_1/kernel"].fletcher32
+    assert tuple(found.pop("blocks")) == TINY.blocks
+    assert tuple(found.pop("widths")) == TINY.widths
+    assert found == {
+        "format": b"stylejax-vgg",
+        "version": 1,
+        "source": b"there",
+        "source_sha256": b"ab",
+        "licence": b"mine",
+    }
+
+
+def test_same_params_make_the_same_file(tmp_path, stored, params):
+    weights.save(tmp_path / "again.h5", params, source="a test")
+    assert weights.digest(tmp_path / "again.h5") == weights.digest(stored)
+
+
+def test_save_refuses_what_load_would(tmp_path, params):
+    path = tmp_path / "a.h5"
+    with pytest.raises(ValueError, match="float64"):
+        weights.save(path, params | {"conv1_1": _map(params["conv1_1"], np.float64)}, source="")
+    params["conv1_1"]["bias"][0] = np.nan
+    with pytest.raises(ValueError, match="conv1_1/bias"):
+        weights.save(path, params, source="")
+    del params["conv1_1"]
+    with pytest.raises(ValueError, match="do not form a VGG"):
+        weights.save(path, params, source="")
+    assert "a.h5" not in files(tmp_path)
+
+
+def _map(arrays, dtype):
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(stored, params, monkeypatch):
+    before, content = files(stored.parent), stored.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    params["conv1_1"]["bias"][0] += 1
+    with pytest.raises(OSError, match="No space left"):
+        weights.save(stored, params, source="another")
+    assert files(stored.parent) == before and stored.read_bytes() == content
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX")
+def test_file_has_the_permissions_of_the_umask(tmp_path, params):
+    before = os.umask(0o027)
+    try:
+        weights.save(tmp_path / "a.h5", params, source="")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.h5").stat().st_mode & 0o777 == 0o640
+
+
+def damaged(path: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        weights.load(path)
+    assert COMMAND in one_line(caught) and str(path) in str(caught.value)
+    return one_line(caught)
+
+
+def test_a_flipped_bit_in_any_array_is_noticed(stored):
+    whole = stored.read_bytes()
+    with h5py.File(stored) as file:
+        places = [
+            (f"{layer}/{name}", file[layer][name].id.get_chunk_info(0))
+            for layer in file
+            for name in file[layer]
+        ]
+    assert len(places) == 8
+    for _, chunk in places:
+        broken = bytearray(whole)
+        broken[chunk.byte_offset + chunk.size // 2] ^= 1
+        stored.write_bytes(broken)
+        damaged(stored)
+
+
+def test_changed_values_are_noticed(stored):
+    """HDF5's own checksum follows a change that was made through HDF5; the SHA-256 does not."""
+    with h5py.File(stored, "r+") as file:
+        file["conv2_1/kernel"][0, 0, 0, 0] += 1
+    assert "conv2_1/kernel is damaged" in damaged(stored)
+
+
+def test_missing_checksum_is_refused(stored):
+    with h5py.File(stored, "r+") as file:
+        del file["conv2_1/kernel"].attrs["sha256"]
+    assert "conv2_1/kernel is damaged" in damaged(stored)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "says"),
+    [
+        ("format", b"other", "not a stylejax weights file"),
+        ("format", "stylejax-vgg", "not a stylejax weights file"),  # of variable length
+        ("format", [1, 2], "not a stylejax weights file"),
+        ("version", 2, "format version 2"),
+        ("version", [1, 1], "format version"),
+        ("version", b"1\n", "format version"),
+        ("blocks", [1, 2, 3], "different numbers"),
+        ("blocks", [1, 0], "no sensible attribute 'blocks'"),
+        ("blocks", [1.0, 2.0], "no sensible attribute 'blocks'"),
+        ("widths", b"wide", "no sensible attribute 'widths'"),
+        ("widths", [4, 2**40], "no sensible attribute 'widths'"),
+        ("widths", np.ones(17, int), "no sensible attribute 'widths'"),
+        ("widths", [8192, 8192], "parameters"),
+        ("widths", [4, 7], "has shape"),
+        ("blocks", [1, 1], "expected input, conv1_1, conv2_1;"),
+        ("blocks", [1, 3], "conv2_3"),
+    ],
+)
+def test_wrong_header_is_refused(stored, attribute, value, says):
+    with h5py.File(stored, "r+") as file:
+        file.attrs[attribute] = value
+    assert says in damaged(stored)
+
+
+def test_keras_file_is_not_a_stored_file_and_the_error_says_what_to_do(keras_file):
+    assert f"`{COMMAND} --source {keras_file}`" in damaged(keras_file)
+
+
+def test_external_link_in_a_stored_file_is_refused(tmp_path, stored, params):
+    weights.save(tmp_path / "other.h5", params, source="")
+    with h5py.File(stored, "r+") as file:
+        del file["conv2_1"]
+        file["conv2_1"] = h5py.ExternalLink(tmp_path / "other.h5", "conv2_1")
+    assert "ExternalLink" in damaged(stored)
+
+
+def test_truncated_and_missing_files(stored, tmp_path):
+    stored.write_bytes(stored.read_bytes()[:-100])
+    assert "cannot be read as HDF5" in damaged(stored)
+    with pytest.raises(FileNotFoundError, match=r"absent\.h5"):
+        weights.load(tmp_path / "absent.h5")
+
+
+# Checkpoints known by their hash
+
+
+def test_manifest_json_is_the_table():
+    assert json.loads((ROOT / "weights" / "manifest.json").read_text()) == checkpoints.manifest()
+
+
+def test_readme_lists_the_table():
+    text = (ROOT / "weights" / "README.md").read_text().replace(" ", "")
+    for checkpoint in checkpoints.CHECKPOINTS:
+        for value in (checkpoint.name, checkpoint.hash.split(":")[1], str(checkpoint.size)):
+            assert value in text
+
+
+def test_file_is_recognised_by_either_hash(keras_file, known, monkeypatch):
+    assert checkpoints.identify(keras_file) == (known, weights.digest(keras_file))
+    by_md5 = known._replace(hash="md5:d41d8cd98f00b204e9800998ecf8427e")  # of no bytes at all
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (by_md5,))
+    assert checkpoints.identify(keras_file)[0] is None
+    keras_file.write_bytes(b"")
+    assert checkpoints.identify(keras_file)[0] == by_md5
+
+
+def test_known_file_is_converted(tmp_path, keras_file, known):
+    out = tmp_path / "out.h5"
+    assert weights.convert_file(keras_file, out) == weights.digest(keras_file)
+    assert_same(weights.load(out), convert.read_keras(keras_file, TINY))
+    with h5py.File(out) as file:
+        assert file.attrs["source"].decode() == known.url
+        assert file.attrs["source_sha256"].decode() == weights.digest(keras_file)
+        assert b"Simonyan" in file.attrs["licence"]
+
+
+def test_unknown_file_is_refused_before_hdf5_sees_it(tmp_path, keras_file, monkeypatch):
+    monkeypatch.setattr(h5py, "File", None)
+    with pytest.raises(ValueError) as caught:
+        weights.convert_file(keras_file, tmp_path / "out.h5")
+    message = one_line(caught)
+    assert weights.digest(keras_file) in message and "--allow-unverified" in message
+    assert "out.h5" not in files(tmp_path)
+
+
+def test_unknown_file_is_converted_when_allowed(tmp_path, keras_file, monkeypatch):
+    reader = functools.partial(convert.read_keras, architecture=TINY)
+    monkeypatch.setattr(weights, "read_keras", reader)
+    weights.convert_file(keras_file, tmp_path / "out.h5", allow_unverified=True)
+    assert_same(weights.load(tmp_path / "out.h5"), reader(keras_file))
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert b"unverified" in file.attrs["source"] and file.attrs["licence"] == b"unknown"
+
+
+# Where weights are looked for
+
+
+@pytest.fixture
+def places(folders, params, keras_file, known) -> dict[str, Path]:
+    """A file in every place, in the order of search; the last is a Keras checkpoint."""
+    there = {
+        "option": folders / "option.h5",
+        "environment": folders / "environment.h5",
+        "here": folders / "here" / "weights" / "vgg19.h5",
+        "checkout": folders / "code" / "checkout" / "weights" / "vgg19.h5",
+        "cache": folders / "cache" / "vgg19.h5",
+    }
+    for name, path in there.items():
+        weights.save(path, params, source=name)
+    there["shared"] = folders / "code" / "shared" / "weights" / known.name
+    there["shared"].write_bytes(keras_file.read_bytes())
+    return there
+
+
+def source(path: Path) -> str:
+    with h5py.File(path) as file:
+        return file.attrs["source"].decode()
+
+
+def test_order_of_search(places, known, monkeypatch):
+    monkeypatch.setenv("STYLEJAX_WEIGHTS", str(places["environment"]))
+    assert weights.resolve(places["option"]) == places["option"]
+    assert weights.resolve(str(places["option"])) == places["option"]
+    for name in ("environment", "here", "checkout", "cache"):
+        assert weights.resolve() == places[name]
+        monkeypatch.delenv("STYLEJAX_WEIGHTS", raising=False)
+        places[name].unlink()
+    shared = weights.resolve()
+    assert source(shared) == known.url
+    assert shared.name == f"vgg19-{weights.digest(places['shared'])[:16]}.h5"
+    places["shared"].unlink()
+    with pytest.raises(FileNotFoundError, match=COMMAND):
+        weights.resolve(fetch_missing=False)
+    with pytest.raises(ConnectionError, match=COMMAND):
+        weights.resolve()
+
+
+def test_installed_package_does_not_search_its_surroundings(places, folders):
+    (folders / "code" / "checkout" / "pyproject.toml").unlink()
+    places["here"].unlink()
+    assert weights.resolve() == places["cache"]
+    places["cache"].unlink()
+    with pytest.raises(FileNotFoundError):
+        weights.resolve(fetch_missing=False)
+
+
+def test_named_file_must_exist(places, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"typo\.h5"):
+        weights.resolve(tmp_path / "typo.h5")
+    monkeypatch.setenv("STYLEJAX_WEIGHTS", str(tmp_path / "other typo.h5"))
+    with pytest.raises(FileNotFoundError, match=r"other typo\.h5"):
+        weights.resolve()
+
+
+def test_named_checkpoint_is_converted_once(keras_file, known, folders):
+    converted = weights.resolve(keras_file)
+    assert converted.parent == folders / "cache"
+    assert_same(weights.load(converted), convert.read_keras(keras_file, TINY))
+    before = converted.stat().st_mtime_ns
+    assert weights.resolve(keras_file) == converted
+    assert converted.stat().st_mtime_ns == before
+    # It is not taken for the published file, even though no other is there.
+    with pytest.raises(FileNotFoundError):
+        weights.resolve(fetch_missing=False)
+
+
+def test_named_checkpoint_of_unknown_hash_is_refused(keras_file, folders):
+    with pytest.raises(ValueError, match="--allow-unverified") as caught:
+        weights.resolve(keras_file)
+    assert weights.digest(keras_file) in one_line(caught)
+    assert not (folders / "cache").exists()
+
+
+def test_shared_file_of_another_hash_is_refused(places, folders):
+    for name in ("here", "checkout", "cache"):
+        places[name].unlink()
+    places["shared"].write_bytes(places["shared"].read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="no known checkpoint"):
+        weights.resolve()
+
+
+def test_cache_folder_that_cannot_be_written(keras_file, known, tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEJAX_CACHE", str(keras_file / "folder"))
+    for call in (weights.fetch, functools.partial(weights.resolve, keras_file)):
+        with pytest.raises(OSError, match=r"cannot write .* STYLEJAX_CACHE") as caught:
+            call()
+        one_line(caught)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write it")
+def test_cache_folder_without_permission(keras_file, known, folders):
+    (folders / "cache").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="cannot write"):
+        weights.resolve(keras_file)
+
+
+def test_cache_folder_is_the_users(monkeypatch):
+    monkeypatch.delenv("STYLEJAX_CACHE")
+    assert "stylejax" in weights.cache_folder().parts
+
+
+# Fetching
+
+
+def test_fetch(served, folders, keras_file, known):
+    path = weights.fetch()
+    assert path == folders / "cache" / "vgg19.h5"
+    assert_same(weights.load(path), convert.read_keras(keras_file, TINY))
+    assert files(folders / "cache") == [known.name, "vgg19.h5"]
+    assert weights.resolve() == path
+
+
+def test_second_fetch_needs_no_network(served, folders):
+    weights.fetch()
+    served.content = b""
+    path = weights.fetch(folders / "elsewhere" / "w.h5")
+    assert served.requests == 1
+    assert_same(weights.load(path), weights.load(folders / "cache" / "vgg19.h5"))
+
+
+def test_damaged_download_in_the_cache_is_fetched_again(served, folders, known):
+    weights.fetch()
+    (folders / "cache" / known.name).write_bytes(b"rot")
+    weights.fetch()
+    assert served.requests == 2
+
+
+def test_resolve_fetches_last(served, folders):
+    assert weights.resolve() == folders / "cache" / "vgg19.h5"
+
+
+@pytest.mark.parametrize("content", [b"<html>please log in</html>", b""])
+def test_wrong_content_is_refused_before_hdf5_sees_it(served, folders, content, monkeypatch):
+    served.content = content
+    monkeypatch.setattr(h5py, "File", None)
+    with pytest.raises(ValueError, match="what arrived has SHA-256") as caught:
+        weights.fetch()
+    assert COMMAND in one_line(caught)
+    assert files(folders / "cache") == []
+
+
+def test_connection_cut_in_the_middle(served, folders):
+    served.cut = len(served.content) // 2
+    with pytest.raises(ConnectionError, match="cannot fetch") as caught:
+        weights.fetch()
+    assert COMMAND in one_line(caught)
+    assert files(folders / "cache") == []
+
+
+def test_refusing_server(served, folders):
+    served.status = 403
+    with pytest.raises(ConnectionError, match="403"):
+        weights.fetch()
+    assert files(folders / "cache") == []
+
+
+def test_no_network(known, folders):
+    start = time.monotonic()
+    with pytest.raises(ConnectionError) as caught:
+        weights.fetch()
+    assert time.monotonic() - start < 5
+    message = one_line(caught)
+    assert "refused" in message and f"`{COMMAND}`" in message
+    assert f"`{COMMAND} --source FILE`" in message
+    assert files(folders / "cache") == []
+
+
+def test_name_lookup_that_hangs(known, folders, monkeypatch):
+    """A lookup has no timeout of its own; it must not outlast ours."""
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answered.wait(10) or [])
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"no answer within 0\.3 s"):
+        weights.fetch(timeout=0.3)
+    assert time.monotonic() - start < 3
+    answered.set()
+    assert files(folders / "cache") == []
+
+
+def test_server_that_never_answers(known, folders, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/published.h5"
+        monkeypatch.setattr(checkpoints, "PUBLISHED", known._replace(url=url))
+        with pytest.raises(ConnectionError, match="cannot fetch"):
+            weights.fetch(timeout=0.3)
+        time.sleep(0.2)  # the asking thread closes its connection before the server goes
+    assert files(folders / "cache") == []
+
+
+def test_many_fetch_at_once(served, folders, known):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: weights.fetch(), range(4)))
+    assert len(set(paths)) == 1
+    assert vgg.architecture_of(weights.load(paths[0])) == TINY
+    assert files(folders / "cache") == [known.name, "vgg19.h5"]
+
+
+# The command
+
+
+def test_script_fetches_into_the_checkout(served, script, folders, monkeypatch, capsys):
+    monkeypatch.setattr(script, "__file__", str(folders / "code/checkout/scripts/convert.py"))
+    assert script.main([]) == 0
+    out, err = capsys.readouterr()
+    path = folders / "code" / "checkout" / "weights" / "vgg19.h5"
+    assert str(path) in out and weights.digest(path) in out and " MB" in out
+    assert "Simonyan" in out and "CC BY 4.0" in out
+    assert err == ""  # no progress bar where nobody is watching
+    assert weights.resolve() == path
+
+
+def test_script_outside_a_checkout_writes_here(script, folders, monkeypatch):
+    monkeypatch.setattr(script, "__file__", str(folders / "bin" / "scripts" / "convert.py"))
+    assert script.default_output() == folders / "here" / "weights" / "vgg19.h5"
+
+
+def test_script_draws_progress(served, script, folders):
+    console = script.Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file, script.Progress(console=console) as progress:
+        bar = script.DownloadBar(progress)
+        weights.fetch(progressbar=bar)
+    assert progress.tasks[0].completed == progress.tasks[0].total == len(served.content)
+
+
+def test_script_converts_a_local_file(known, keras_file, script, tmp_path, capsys):
+    out = tmp_path / "out.h5"
+    assert script.main(["--source", str(keras_file), "-o", str(out)]) == 0
+    assert weights.digest(out) in capsys.readouterr().out
+    assert weights.load(out)
+
+
+def test_script_unverified(keras_file, script, tmp_path, capsys, monkeypatch):
+    reader = functools.partial(convert.read_keras, architecture=TINY)
+    monkeypatch.setattr(weights, "read_keras", reader)
+    arguments = ["--source", str(keras_file), "--output", str(tmp_path / "out.h5")]
+    assert script.main(arguments) == 2
+    assert script.main([*arguments, "--allow-unverified"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert weights.digest(keras_file) in out and "unverified" in out
+    assert "Simonyan" not in out
+
+
+@pytest.mark.parametrize("problem", ["no network", "no file", "a folder", "unwritable"])
+def test_script_errors_are_one_line(known, keras_file, script, folders, capsys, problem):
+    arguments = {
+        "no network": ["-o", "out.h5"],
+        "no file": ["--source", "absent.h5", "-o", "out.h5"],
+        "a folder": ["--source", str(keras_file), "-o", str(folders)],
+        "unwritable": ["--source", str(keras_file), "-o", str(keras_file / "out.h5")],
+    }[problem]
+    assert script.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_script_prints_the_manifest(script, capsys):
+    assert script.main(["--manifest"]) == 0
+    assert json.loads(capsys.readouterr().out) == checkpoints.manifest()
+
+
+# The real network
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_file(), reason=f"no {SHARED.name} in shared/weights")
+def test_real_weights(monkeypatch, folders):
+    monkeypatch.setattr(weights, "__file__", str(ROOT / "stylejax" / "weights.py"))
+    monkeypatch.setattr(weights, "FILE_NAME", "not yet fetched.h5")
+    path = weights.resolve(fetch_missing=False)
+    assert path == folders / "cache" / "vgg19-f0f62bc8ecde754f.h5"
+    params = weights.load(path)
+    assert vgg.architecture_of(params) == vgg.VGG19
+    sizes = {layer: sum(a.size for a in arrays.values()) for layer, arrays in params.items()}
+    assert sizes.pop("input") == 12
+    assert sum(sizes.values()) == 20_024_384
+    # As published: Caffe's conv1_1 begins with this bias.
+    assert params["conv1_1"]["bias"][0] == pytest.approx(0.73017, abs=1e-4)
