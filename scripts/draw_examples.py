@@ -15,8 +15,7 @@ from painting import draw_painting
 from PIL import Image
 
 PHOTO_SIZE = (768, 512)
-SHORE = 0.635  # the waterline of the town
-CAPE = 0.715  # the waterline of the headland under the lighthouse
+SHORE, CAPE = 0.635, 0.715  # the waterlines of the town and of the lighthouse's headland
 LAMP = (1.13, CAPE - 0.465)  # the lighthouse's lantern
 LIT, SHADE = "ffc65c", rgb("6b7096")  # lamplight; what the evening leaves of a colour
 
@@ -39,8 +38,7 @@ def sky(x: Array, y: Array) -> Array:
 def mountains(image: Array) -> Array:
     """Cast a ray per pixel at a mountainous height field with shadows, snow and haze."""
     height, width = image.shape[:2]
-    focal = 1.5
-    z = np.geomspace(9, 60, 900, dtype=np.float32)[:, None]
+    focal, z = 1.5, np.geomspace(9, 60, 900, dtype=np.float32)[:, None]
     s = grid((width, height))[0][:1] - width / height / 2
     x = s * z / focal
     land = 0.03 + 0.6 * (0.6 + fbm(x * 0.3, z * 0.3, 7, 12)) * step(9, 13, z)
@@ -92,10 +90,8 @@ def tree(layer: Layer, x: float, y: float, h: float, rng: Rng) -> None:
     spots = np.stack([x + dx * h * slim, y - h * 0.56 + dy * h * 0.44], -1)
     turn = (np.arange(6) * np.pi / 3 + rng.uniform(0, 1, (330, 1)))[..., None]
     leaf = np.concatenate([np.cos(turn), 0.7 * np.sin(turn)], -1)
-    leaf *= h * rng.uniform(0.012, 0.045, (330, 1, 1))
-    for shape, colour in zip(
-        spots[:, None] + leaf, ramp(light, "0a120f 243017 806126"), strict=True
-    ):
+    leaf = spots[:, None] + leaf * h * rng.uniform(0.012, 0.045, (330, 1, 1))
+    for shape, colour in zip(leaf, ramp(light, "0a120f 243017 806126"), strict=True):
         layer.poly(shape, colour)
 
 
@@ -147,18 +143,16 @@ def cape(size: Size) -> Layer:
 
 def lighthouse(layer: Layer, x: float, y: float) -> None:
     """A tapered white tower with red bands, lit as a cylinder, under its lantern."""
-    height, low, high, iron = 0.36, 0.040, 0.026, "29262e"
+    height, top, iron = 0.36, y - 0.36, "29262e"
     for band in range(5):
-        a, b = band / 5, (band + 1) / 5
+        t = np.array([band, band, band + 1, band + 1]) / 5
         for u in np.linspace(-1, 0.95, 40):
             light = np.clip(-0.75 * u + 0.62 * math.sqrt(1 - u * u), 0, 1)
-            near, far = ((low + (high - low) * t) * np.array([u, u + 0.06]) + x for t in (a, b))
-            face = [(near[0], y - a * height), (near[1], y - a * height)]
-            face += [(far[1], y - b * height), (far[0], y - b * height)]
+            across = x + (0.040 - 0.014 * t) * (u, u + 0.06, u + 0.06, u)
+            face = np.stack([across, y - t * height], -1)
             layer.poly(face, rgb("b82118 f7e6d1")[band % 2 - 1] * ramp(light, "454a6b fff2e0"))
     for floor in (0.17, 0.53, 0.90):
         layer.box(x - 0.008, y - floor * height, x + 0.003, y - floor * height + 0.02, LIT)
-    top = y - height
     layer.box(x - 0.020, top - 0.05, x + 0.020, top, "ffeda8")
     layer.box(x - 0.036, top - 0.008, x + 0.036, top + 0.004, iron)
     layer.box(x - 0.034, top - 0.025, x + 0.034, top - 0.023, iron)
@@ -211,8 +205,7 @@ def reeds(size: Size) -> Layer:
         x, lean = 0.52 * rng.random() ** 1.7 - 0.03, rng.normal(0.03, 0.035)
         spine = np.stack([x + lean * t**2, 1.01 - rng.uniform(0.05, 0.24) * (1 - 1.3 * x) * t], -1)
         half = 0.0035 * (1 - t)[:, None] * (1, 0)
-        shape = np.concatenate([spine - half, (spine + half)[::-1]])
-        layer.poly(shape, rng.uniform(0.5, 1.5) * rgb("1e1d11"))
+        layer.poly([*(spine - half), *(spine + half)[::-1]], rng.uniform(0.5, 1.5) * rgb("1e1d11"))
     return layer
 
 

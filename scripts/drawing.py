@@ -51,9 +51,9 @@ def rgb(colour: str | ArrayLike) -> Array:
     return np.asarray(scale if len(scale) > 1 else scale[0], np.float32) / 255
 
 
-def step(low: float, high: float, value: ArrayLike) -> Array:
-    """Rise smoothly from 0 at ``low`` to 1 at ``high``."""
-    t = np.clip((np.asarray(value, np.float32) - low) / (high - low), 0, 1)
+def step(start: float, end: float, value: ArrayLike) -> Array:
+    """Go smoothly from 0 where ``value`` is ``start`` to 1 where it is ``end``, and stay there."""
+    t = np.clip((np.asarray(value, np.float32) - start) / (end - start), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 

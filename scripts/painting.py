@@ -9,15 +9,50 @@ from drawing import Array, Rng, Size, fbm, finish, grid, mix, ramp, rgb, step
 from PIL import Image
 
 PAINTING_SIZE = (768, 608)
-PALETTE = rgb(  # ultramarine, cobalt, cerulean, turquoise, cream, ochre, orange, pine, olive, ...
-    "0d175c 1a42ad 1a85b8 66c7c2 fcf2c2 fac233 ed751a 144538 708f29 702120 cc381f ffde66"
-)  # oxblood, vermilion, straw
-ORCHARD = (  # round trees: centre, radius, colours
-    *((0.16, 0.610, 0.035, [9, 10, 6, 5, 4]), (0.30, 0.620, 0.030, [0, 7, 8, 5])),
-    *((0.90, 0.620, 0.032, [9, 10, 6, 5, 4]), (1.06, 0.625, 0.040, [0, 7, 8, 5])),
-    *((1.20, 0.630, 0.050, [9, 10, 6, 5, 4]), (0.13, 0.740, 0.095, [9, 10, 6, 5, 4])),
-    (0.43, 0.680, 0.050, [0, 7, 8, 11]),
+TUBES = {
+    "ultramarine": "0d175c",
+    "cobalt": "1a42ad",
+    "cerulean": "1a85b8",
+    "turquoise": "66c7c2",
+    "cream": "fcf2c2",
+    "straw": "ffde66",
+    "ochre": "fac233",
+    "orange": "ed751a",
+    "vermilion": "cc381f",
+    "oxblood": "702120",
+    "olive": "708f29",
+    "pine": "144538",
+}
+SUMMER, AUTUMN = "ultramarine pine olive ochre", "oxblood vermilion orange ochre cream"
+ORCHARD = (  # round trees: centre, radius, leaves
+    (0.16, 0.610, 0.035, AUTUMN),
+    (0.30, 0.620, 0.030, SUMMER),
+    (0.90, 0.620, 0.032, AUTUMN),
+    (1.06, 0.625, 0.040, SUMMER),
+    (1.20, 0.630, 0.050, AUTUMN),
+    (0.13, 0.740, 0.095, AUTUMN),
+    (0.43, 0.680, 0.050, SUMMER),
 )
+RIDGES = (  # height, swell, frequency, folds; each before the last
+    (0.53, 0.10, 1.7, "ultramarine cobalt turquoise"),
+    (0.59, 0.07, 2.6, "cobalt cerulean olive"),
+    (0.64, 0.05, 1.9, "pine olive ochre"),
+)
+SUNS = ((0.34, 0.23, 0.115, 0.5), (1.03, 0.15, 0.07, 0.5))  # centre, reach, pull
+EDDIES = (
+    *((0.71, 0.30, 0.10, -0.5), (0.03, 0.42, 0.08, -0.4)),
+    *((0.66, 0.06, 0.06, 0.5), (1.16, 0.36, 0.07, -0.5)),
+)
+
+
+def tints(names: str) -> Array:
+    """Colours from the tubes, as a scale."""
+    return rgb(" ".join(TUBES[name] for name in names.split()))
+
+
+def blend(t: Array, names: str) -> Array:
+    """Look ``t`` in 0..1 up in a scale of colours from the tubes."""
+    return ramp(t, tints(names))
 
 
 def pick(image: Array, points: Array) -> Array:
@@ -98,48 +133,45 @@ def heavens(x: Array, y: Array) -> tuple[Array, Array]:
     """Two ringed suns in a sky of eddies: the colours, and the contours that strokes follow."""
     wobble = fbm(x * 1.8, y * 2.6, 3, 51)
     psi, glow, ring = 0.50 * y + 0.05 * wobble, np.zeros_like(x), np.zeros_like(x)
-    suns = ((0.34, 0.23, 0.115, 0.5), (1.03, 0.15, 0.07, 0.5))
-    eddies = ((0.71, 0.30, 0.10, -0.5), (0.03, 0.42, 0.08, -0.4))
-    eddies += ((0.66, 0.06, 0.06, 0.5), (1.16, 0.36, 0.07, -0.5))
-    for cx, cy, reach, pull in suns + eddies:
+    for k, (cx, cy, reach, pull) in enumerate(SUNS + EDDIES):
         d = np.hypot(x - cx, y - cy) / reach
         psi += pull * reach * 2.4 * np.exp(-((d / 1.5) ** 1.5))
-        if (cx, cy, reach, pull) in suns:
+        if k < len(SUNS):
             glow += 1.2 * np.exp(-(d**1.2) / 1.4)
             ring += np.exp(-d / 1.6) * np.sin(d * 9 + wobble)
     band = (0.5 + 0.5 * np.sin(psi * 78 + wobble)) * step(-0.9, 0.4, fbm(x * 3, y * 3, 2, 65))
-    sketch = ramp(band, PALETTE[[0, 0, 1, 1, 2, 2, 3, 4]])
-    fire = ramp(glow + 0.22 * ring, PALETTE[[10, 6, 6, 5, 5, 11, 4]])
-    sketch = mix(sketch, fire, 0.95 * step(0.2, 0.45, glow + 0.5 * ring))
+    night = "ultramarine ultramarine cobalt cobalt cerulean cerulean turquoise cream"
+    fire = blend(glow + 0.22 * ring, "vermilion orange orange ochre ochre straw cream")
+    sketch = mix(blend(band, night), fire, 0.95 * step(0.2, 0.45, glow + 0.5 * ring))
     return mix(sketch, "fab36b", step(0.34, 0.6, y) * (0.2 + 0.8 * band)), psi
 
 
 def valley(x: Array, y: Array) -> tuple[Array, Array]:
     """Under the heavens three ridges, furrowed fields, a river and an orchard."""
     sketch, psi = heavens(x, y)
-    ridges = ((0.53, 0.10, 1.7, [0, 1, 3]), (0.59, 0.07, 2.6, [1, 2, 8]))
-    ridges += ((0.64, 0.05, 1.9, [7, 8, 5]),)
-    for k, (base, swell, rate, colours) in enumerate(ridges):
+    for k, (base, swell, rate, colours) in enumerate(RIDGES):
         below = y - base - swell * fbm(x * rate + 9 * k, 0, 3, 52 + k)
         fold = below + 0.05 * fbm(x * 5, y * 5, 2, 56 + k)
-        sketch = mix(sketch, ramp(0.5 + 0.5 * np.sin(fold * 95), PALETTE[colours]), below > 0)
+        sketch = mix(sketch, blend(0.5 + 0.5 * np.sin(fold * 95), colours), below > 0)
         psi = np.where(below > 0, fold, psi)
     near = y - 0.675 - 0.02 * np.sin(x * 5)
     bend = 0.25 * np.sin(near * 11) * near
     ray = np.arctan2(x - 0.72 - bend, near + 0.06) + 0.08 * fbm(x * 3, y * 4, 2, 60)
-    sketch = mix(sketch, ramp((ray * 3.2) % 1, PALETTE[[9, 6, 5, 4, 8, 7]]), near > 0)
+    furrows = blend((ray * 3.2) % 1, "oxblood orange ochre cream olive pine")
+    sketch = mix(sketch, furrows, near > 0)
     bank = np.abs(x - 0.70 - 2.2 * bend) - 0.012 - 0.42 * np.maximum(near, 0) ** 1.4
     wave = y + 0.012 * np.sin(x * 22 + 5 * fbm(x * 4, y * 9, 2, 63))
     river = (near > 0) & (bank < 0)
-    sketch = mix(sketch, ramp(0.5 + 0.5 * np.sin(wave * 130), PALETTE[[1, 2, 3, 4]]), river)
+    ripples = blend(0.5 + 0.5 * np.sin(wave * 130), "cobalt cerulean turquoise cream")
+    sketch = mix(sketch, ripples, river)
     psi = np.where(river, wave, np.where(near > 0, 0.3 * ray, psi))
     for cx, cy, r, colours in ORCHARD:
         dx, dy = (x - cx) / r, (y - cy) / r
         d = np.hypot(dx, dy) * (1 + 0.2 * fbm(dx * 1.5 + cx * 9, dy * 1.5, 2, 64))
         trunk = (np.abs(dx + 0.1 * np.sin(dy * 4)) < 0.11) & (dy > 0) & (dy < 1.7)
-        sketch = mix(sketch, PALETTE[0], trunk | (np.hypot(dx - 0.9, (dy - 1.7) * 4) < 1))
+        sketch = mix(sketch, TUBES["ultramarine"], trunk | (np.hypot(dx - 0.9, (dy - 1.7) * 4) < 1))
         light = 0.5 - 0.3 * dx - 0.35 * dy + 0.22 * np.sin(d * 11)
-        sketch = mix(sketch, ramp(light, PALETTE[colours]), d < 1)
+        sketch = mix(sketch, blend(light, colours), d < 1)
         psi = np.where(d < 1, d * r, np.where(trunk, x, psi))
     return sketch, psi
 
@@ -148,4 +180,5 @@ def draw_painting(size: Size = PAINTING_SIZE, strokes: int = 18_000) -> Image.Im
     """Draw the painting: the valley, painted over in strokes."""
     rng = np.random.default_rng(3)
     sketch, psi = valley(*grid((2 * size[0], 2 * size[1])))
-    return finish(paint(sketch, psi, PALETTE[[0, 2, 4, 6, 10]], strokes, rng), size)
+    accents = tints("ultramarine cerulean cream orange vermilion")
+    return finish(paint(sketch, psi, accents, strokes, rng), size)

@@ -31,6 +31,10 @@ FILTERS = {
 }
 
 
+class Refusal(ValueError):
+    """What a checkpoint or a stored file is not read for."""
+
+
 @contextmanager
 def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     """An HDF5 file open for reading; what HDF5 objects to becomes a ValueError of one line.
@@ -45,14 +49,16 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
         # No lock: files are only ever replaced whole, and read-only shares refuse locks.
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except Refusal:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as HDF5 ({reason}); {REMEDY}") from error
 
 
-def refusal(place: Any, problem: str) -> ValueError:
+def refusal(place: Any, problem: str) -> Refusal:
     """The error that says what is wrong with a group or a dataset."""
-    return ValueError(f"{place.file.filename}: {ascii(place.name)[1:-1]} {problem}; {REMEDY}")
+    return Refusal(f"{place.file.filename}: {ascii(place.name)[1:-1]} {problem}; {REMEDY}")
 
 
 def listing(names: Iterable[str]) -> str:
@@ -120,6 +126,9 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> np.ndarr
         if code not in FILTERS:
             allowed = ", ".join(FILTERS.values())
             raise refusal(dataset, f"uses HDF5 filter {code}, expected none but {allowed}")
+    # HDF5 subtracts a checksum's 4 bytes from what is stored without looking whether it is less.
+    if dataset.chunks and dataset.id.chunk_iter(lambda chunk: chunk.size <= 4 or None):
+        raise refusal(dataset, "is damaged: a part of it has no bytes")
     array = dataset[()]
     if not np.isfinite(array).all():
         raise refusal(dataset, "holds values that are not finite")

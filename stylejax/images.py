@@ -295,7 +295,7 @@ def _deep_grey(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """8-bit sRGB of an image in mode L, RGB or CMYK, by its profile where that can be used."""
-    if profile and profile != _srgb_profile():
+    if profile:
         with contextlib.suppress(OSError, ValueError, TypeError, ImageCms.PyCMSError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             target = ImageCms.ImageCmsProfile(io.BytesIO(_srgb_profile()))

@@ -22,6 +22,7 @@ from stylejax import vgg
 from stylejax.convert import (
     COMMAND,
     Params,
+    Refusal,
     attribute,
     listing,
     member,
@@ -29,6 +30,7 @@ from stylejax.convert import (
     read_array,
     refusal,
 )
+
 
 FORMAT = "stylejax-vgg"
 VERSION = 1
@@ -116,7 +118,7 @@ def is_store(file: h5py.File) -> bool:
 def _stored_architecture(file: h5py.File) -> vgg.Architecture:
     """The architecture a stored file says it has, if it is one that this version can read."""
     if not is_store(file):
-        raise ValueError(
+        raise Refusal(
             f"{file.filename}: not a stylejax weights file; if it is a Keras checkpoint, convert "
             f"it with `{COMMAND} --source {file.filename}`"
         )

@@ -27,13 +27,15 @@ def x64() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, dict[str, np.ndarray]]:
     """An untrained network of three blocks whose biases are not zero, float32."""
-    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 2, 1), (4, 6, 8)))
-    tree = {layer: {n: np.array(a) for n, a in arrays.items()} for layer, arrays in params.items()}
     noise = np.random.default_rng(0)
-    for layer, arrays in tree.items():
-        if layer != "input":
-            arrays["bias"] = noise.normal(0, 30, arrays["bias"].shape).astype(np.float32)
-    return tree
+    params = {}
+    for layer, shapes in vgg.parameter_shapes(vgg.Architecture((1, 2, 1), (4, 6, 8))).items():
+        kernel = noise.normal(size=shapes["kernel"]) * np.sqrt(2 / np.prod(shapes["kernel"][:-1]))
+        bias = noise.normal(0, 30, shapes["bias"])
+        params[layer] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+    params["input"] = {"kernel": np.array(vgg.CAFFE_KERNEL, np.float32)}
+    params["input"]["bias"] = np.array(vgg.CAFFE_BIAS, np.float32)
+    return params
 
 
 @pytest.fixture(scope="session")
@@ -41,22 +43,22 @@ def shared() -> Path:
     """The folder ``shared`` beside the checkout, with the pictures and weights of slow tests."""
     folder = Path(__file__).parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("there is no folder 'shared' with real weights and pictures beside the checkout")
+        pytest.skip("no folder 'shared' (real weights, pictures) beside the checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
-def keras_file(shared) -> Path:
+def vgg19_file(shared) -> Path:
     """The real VGG-19 in Keras' layout."""
     path = shared / "weights" / "vgg19_keras_layout.h5"
     if not path.is_file():
-        pytest.skip("the folder 'shared' beside the checkout has no weights/vgg19_keras_layout.h5")
+        pytest.skip("no shared/weights/vgg19_keras_layout.h5 beside the checkout")
     return path
 
 
 @pytest.fixture(scope="session")
-def real_params(keras_file, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+def real_params(vgg19_file, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """The real VGG-19, converted into a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return weights.load(weights.resolve(keras_file))
+        return weights.load(weights.resolve(vgg19_file))

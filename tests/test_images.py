@@ -232,6 +232,7 @@ def test_cmyk_without_profile(tmp_path, kind):
     np.testing.assert_allclose(image, np.broadcast_to(want, (16, 16, 3)), atol=3 / 255)
 
 
+@newer_pillow
 def test_ycbcr_tiff(tmp_path):
     source = Image.new("RGB", (4, 4), (200, 100, 50))
     path = put(tmp_path / "a.tif", source.convert("YCbCr"), "TIFF")
@@ -493,6 +494,16 @@ def test_unreadable_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     assert "permission" in fails(tmp_path / "a.png", PermissionError)
+
+
+def test_lack_of_memory_is_not_called_damage(tmp_path, monkeypatch):
+    def exhaust(*args, **options):
+        raise MemoryError
+
+    path = put(tmp_path / "a.png", Image.new("RGB", (3, 3)))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", exhaust)
+    with pytest.raises(MemoryError):
+        images.load(path)
 
 
 def test_empty_and_foreign_files(tmp_path):

@@ -158,9 +158,11 @@ def test_second_derivatives(rng, x64, name):
     ahead = gradient(tuple(a + h * d for a, d in zip(args, directions, strict=True)))
     behind = gradient(tuple(a - h * d for a, d in zip(args, directions, strict=True)))
     for second_derivative, a, b in zip(found, ahead, behind, strict=True):
-        assert np.abs(second_derivative).max() > 0.1
-        # Differences err by h^2 = 1e-10 from the next order and 1e-16 / h = 1e-11 from rounding.
-        assert_allclose(second_derivative, (a - b) / (2 * h), rtol=0, atol=1e-8)
+        largest = np.abs(second_derivative).max()
+        assert largest > 0.01
+        # Differences err by h^2 = 1e-10 times the next derivative, which is a hundred times larger
+        # (sums over windows of 18 numbers), and by 1e-16 / h = 1e-11 from rounding.
+        assert_allclose(second_derivative, (a - b) / (2 * h), rtol=0, atol=1e-7 * largest)
 
 
 def operations(rng, batch):
@@ -214,12 +216,13 @@ def test_gradient_through_scan(rng):
     assert_allclose(jax.jit(jax.grad(looped))(kernel), expected, rtol=0, atol=1e-5)
 
 
-def test_a_constant_kernel_costs_no_gradient_of_its_own(rng):
+def test_a_constant_kernel_costs_no_gradient_of_its_own():
     x, kernel = jnp.ones((4, 4, 2)), jnp.ones((3, 3, 2, 2))
-    compiled = jax.jit(jax.grad(lambda x: jnp.sum(layers.convolve(x, kernel) ** 2)))
-    text = compiled.lower(x).compile().as_text()
-    # The forward convolution and the one of the cotangent; the kernel's is dead code.
-    assert text.count(" convolution(") + text.count("custom_call_target") <= 2
+    gradient = jax.grad(lambda x, kernel: jnp.sum(layers.convolve(x, kernel) ** 2), argnums=(0, 1))
+    for wanted, convolutions in ((lambda g: g[0], 2), (lambda g: g, 3)):
+        text = jax.jit(lambda *a, w=wanted: w(gradient(*a))).lower(x, kernel).as_text()
+        # Forward, the cotangent's, and the kernel's, which is dead code where nobody asks for it.
+        assert text.count("stablehlo.convolution") == convolutions
 
 
 @pytest.mark.parametrize("name", ["convolve", "max_pool"])

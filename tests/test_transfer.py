@@ -1,0 +1,314 @@
+"""The whole way from a photo and paintings to a picture, on a tiny random network."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stylejax import (
+    Adam,
+    Architecture,
+    Config,
+    JaxoptLbfgs,
+    JaxoptLbfgsb,
+    Lbfgs,
+    LossWeights,
+    Status,
+    evaluate,
+    iterate,
+    make_targets,
+    random_params,
+    stylize,
+    transfer,
+)
+
+TINY = Architecture((1, 2, 1), (4, 6, 8))
+LAYERS = {"content_layers": ("relu2_2",), "style_layers": ("relu1_1", "relu2_1", "relu3_1")}
+CONFIG = Config(**LAYERS, steps=6, coarse_steps=4, scales=2)
+WEIGHTS = LossWeights(content=1.0, style=5.0, tv=0.1)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(jax.random.key(1), TINY)
+
+
+def picture(seed, height, width):
+    return np.random.default_rng(seed).random((height, width, 3), np.float32)
+
+
+CONTENT, STYLE, OTHER = picture(1, 20, 27), picture(2, 24, 18), picture(3, 24, 18)
+
+
+def run(params, config=CONFIG, loss_weights=WEIGHTS, **more):
+    return stylize(params, CONTENT, [STYLE], config=config, loss_weights=loss_weights, **more)
+
+
+def all_finite(tree):
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Lbfgs(), Adam(), Adam(average=0.9), JaxoptLbfgs(), JaxoptLbfgsb()], ids=str
+)
+def test_lowers_the_objective_and_reports_it(params, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    result = run(params, config)
+    assert result.image.shape == CONTENT.shape and result.image.dtype == jnp.float32
+    assert int(result.status) == Status.RUNNING and all_finite(result)
+    assert [len(h.taken) for h in result.history] == [4, 6]
+    assert all(np.all(h.taken) for h in result.history)
+    assert int(result.evaluations) == sum(int(h.evaluations[-1]) for h in result.history)
+    last = result.history[-1].terms
+    parts = sum(last.content.values()) + sum(last.style.values()) + last.tv
+    np.testing.assert_allclose(last.total, parts, rtol=1e-5)
+    targets = make_targets(params, CONTENT, [STYLE], WEIGHTS, config)
+    before, _ = evaluate(CONTENT, params, targets, WEIGHTS, config)
+    after, _ = evaluate(result.image, params, targets, WEIGHTS, config)
+    assert after < before
+    if not (isinstance(optimizer, Adam) and optimizer.average):
+        # The picture is the one whose terms the history reports (the average's are not computed).
+        np.testing.assert_allclose(after, np.min(last.total), rtol=1e-4)
+
+
+def test_box_bounds_hold(params):
+    config = dataclasses.replace(CONFIG, optimizer=JaxoptLbfgsb(), scales=1)
+    image = run(params, config, LossWeights(content=0.0, style=100.0)).image
+    assert image.min() >= 0 and image.max() <= 1
+    assert np.any((image == 0) | (image == 1)), "the bounds never mattered: no test of them"
+
+
+def test_jit_with_static_config(params):
+    jitted = jax.jit(stylize, static_argnames="config")
+    result = jitted(params, CONTENT, [STYLE], config=CONFIG, loss_weights=WEIGHTS)
+    np.testing.assert_allclose(result.image, run(params).image, atol=1e-4)
+
+
+def test_iterate_and_stylize_give_the_same_picture(params):
+    whole = run(params)
+    for every in (1, 4, 100):
+        chunks = list(
+            iterate(params, CONTENT, [STYLE], config=CONFIG, loss_weights=WEIGHTS, every=every)
+        )
+        np.testing.assert_allclose(chunks[-1].image, whole.image, atol=1e-5)
+        assert chunks[-1].evaluations == int(whole.evaluations)
+        for scale, history in enumerate(whole.history):
+            parts = [c for c in chunks if c.scale == scale]
+            assert parts[0].step == 0 and parts[-1].step == parts[-1].steps == len(history.taken)
+            total = np.concatenate([c.history.terms.total for c in parts[1:]])
+            np.testing.assert_allclose(total, history.terms.total, rtol=1e-4)
+            assert [c.terms.total for c in parts] == [c.history.terms.total[-1] for c in parts]
+
+
+def test_iterate_may_be_left_early_and_its_images_stay_valid(params):
+    images = []
+    for progress in iterate(params, CONTENT, [STYLE], config=CONFIG, every=1):
+        images.append((progress.image, progress.image.copy()))
+        if len(images) == 4:
+            break
+    assert len({held.tobytes() for held, _ in images}) == 4
+    for held, copy in images:
+        np.testing.assert_array_equal(held, copy)
+
+
+def test_vmap_over_styles(params):
+    styles = np.stack([STYLE, OTHER])
+    batch = jax.vmap(
+        lambda style: stylize(params, CONTENT, [style], config=CONFIG, loss_weights=WEIGHTS)
+    )(styles)
+    for index, style in enumerate(styles):
+        single = stylize(params, CONTENT, [style], config=CONFIG, loss_weights=WEIGHTS)
+        np.testing.assert_allclose(batch.image[index], single.image, atol=1e-3)
+        assert batch.evaluations[index] == single.evaluations
+
+
+def test_vmap_over_keys(params):
+    config = dataclasses.replace(CONFIG, noise=1.0)
+    keys = jax.random.split(jax.random.key(7), 3)
+    batch = jax.vmap(lambda key: run(params, config, key=key).image)(keys)
+    for index, key in enumerate(keys):
+        np.testing.assert_allclose(batch[index], run(params, config, key=key).image, atol=1e-3)
+    assert np.abs(batch[0] - batch[1]).max() > 0.1
+
+
+def test_vmap_over_loss_weights(params):
+    batch = LossWeights(content=jnp.array([1.0, 0.1]), style=jnp.array([1.0, 5.0]), tv=jnp.zeros(2))
+    images = jax.vmap(lambda w: run(params, loss_weights=w).image)(batch)
+    for index in range(2):
+        single = jax.tree.map(lambda a, i=index: a[i], batch)
+        np.testing.assert_allclose(images[index], run(params, loss_weights=single).image, atol=1e-3)
+
+
+GRADIENT = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp, numpy as np
+from test_transfer import *
+params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), random_params(jax.random.key(1), TINY))
+content, style, other = (jnp.asarray(a, jnp.float64) for a in (CONTENT, STYLE, OTHER))
+config = dataclasses.replace(CONFIG, optimizer=Adam(), steps=5, coarse_steps=3)
+
+def final(weight, share):
+    weights = LossWeights(content=1.0, style=weight, tv=0.1, styles=jnp.array([share, 1.0]))
+    result = stylize(params, content, [style, other], config=config, loss_weights=weights)
+    return result.history[-1].terms.total[-1]
+
+final = jax.jit(final)
+at = (jnp.array(5.0), jnp.array(0.7))
+gradient = jax.jit(jax.grad(final, argnums=(0, 1)))(*at)
+assert gradient[0].dtype == jnp.float64
+# Central differences: error ~ step^2 from the third derivative and 1e-16/step from rounding.
+step = 1e-5
+numeric = (
+    (final(at[0] + step, at[1]) - final(at[0] - step, at[1])) / (2 * step),
+    (final(at[0], at[1] + step) - final(at[0], at[1] - step)) / (2 * step),
+)
+for exact, estimate in zip(gradient, numeric):
+    assert abs(estimate) > 1e-6, estimate
+    np.testing.assert_allclose(exact, estimate, rtol=1e-6)
+"""
+
+
+def test_grad_through_adam_matches_finite_differences_in_float64():
+    """In a process of its own, because float64 is a switch of the whole of JAX."""
+    tests = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", GRADIENT], cwd=tests, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
+def test_exports_for_cpu_cuda_and_tpu(params, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    fun = jax.jit(
+        lambda params, content, style: stylize(params, content, [style], config=config).image
+    )
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, CONTENT, STYLE)
+    )
+    exported = jax.export.export(fun, platforms=("cpu", "cuda", "tpu"))(*shapes)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert exported.out_avals[0].shape == CONTENT.shape
+    image = exported.call(params, CONTENT, STYLE)
+    np.testing.assert_allclose(image, run(params, config, None).image, atol=1e-4)
+
+
+def test_one_compiled_step_per_scale(params):
+    """Neither other weights, nor other pictures of the same sizes, nor more chunks trace again."""
+    transfer.advance.clear_cache()
+    transfer.prepare.clear_cache()
+    for weight in (1.0, 2.0):
+        weights = WEIGHTS._replace(style=weight)
+        list(iterate(params, CONTENT, [STYLE], config=CONFIG, loss_weights=weights, every=2))
+        list(iterate(params, CONTENT[::-1], [OTHER], config=CONFIG, loss_weights=weights, every=2))
+    scales = 2
+    assert transfer.advance._cache_size() == scales
+    # The first scale starts without a picture, the second goes on from one.
+    assert transfer.prepare._cache_size() == scales
+
+
+def test_same_key_same_picture_other_key_other_picture(params):
+    config = dataclasses.replace(CONFIG, noise=0.5)
+    one, same = (run(params, config, key=jax.random.key(3)).image for _ in range(2))
+    np.testing.assert_array_equal(one, same)
+    other = run(params, config, key=jax.random.key(4)).image
+    assert np.abs(one - other).max() > 0.05
+
+
+def test_starts(params):
+    key, resting = jax.random.key(5), LossWeights(content=0.0, style=0.0, tv=0.0)
+    config = dataclasses.replace(CONFIG, scales=1, steps=1)
+
+    def start(noise, init=None):
+        return run(params, dataclasses.replace(config, noise=noise), resting, key=key, init=init)
+
+    np.testing.assert_array_equal(start(0.0).image, CONTENT)
+    noise, mix = start(1.0).image, start(0.25).image
+    assert 0.4 < noise.mean() < 0.6 and noise.std() > 0.25
+    np.testing.assert_allclose(mix, 0.75 * CONTENT + 0.25 * noise, atol=1e-6)
+    same_size = picture(9, *CONTENT.shape[:2])
+    np.testing.assert_array_equal(start(1.0, init=same_size).image, same_size)
+    assert start(1.0, init=picture(9, 40, 50)).image.shape == CONTENT.shape
+
+
+def test_a_style_is_never_enlarged_and_never_too_small():
+    config = dataclasses.replace(CONFIG, style_scale=2.0)
+    assert transfer.style_size((30, 60, 3), (100, 50), config) == (30, 60)
+    assert transfer.style_size((300, 600, 3), (100, 50), config) == (100, 200)
+    # relu3_1 needs 4 pixels: the short side of a long painting stays there.
+    assert transfer.style_size((10, 600, 3), (20, 10), CONFIG) == (4, 240)
+
+
+def test_blend_lies_between_its_styles(params):
+    def blend(first, second):
+        weights = WEIGHTS._replace(styles=(first, second))
+        config = dataclasses.replace(CONFIG, scales=1)
+        return stylize(params, CONTENT, [STYLE, OTHER], config=config, loss_weights=weights).image
+
+    np.testing.assert_allclose(
+        blend(1.0, 0.0), run(params, dataclasses.replace(CONFIG, scales=1)).image, atol=1e-4
+    )
+    np.testing.assert_allclose(blend(1.0, 3.0), blend(2.0, 6.0), atol=1e-3)
+    assert np.abs(blend(1.0, 0.0) - blend(0.0, 1.0)).max() > 0.01
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam(), JaxoptLbfgs(), JaxoptLbfgsb()], ids=str)
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0], ids=["black", "flat", "saturated"])
+def test_flat_images_stay_finite(params, level, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    flat = np.full_like(CONTENT, level)
+    for content, style in ((flat, STYLE), (CONTENT, np.full_like(STYLE, level)), (flat, flat)):
+        result = stylize(params, content, [style], config=config, loss_weights=WEIGHTS)
+        assert all_finite(result)
+        assert int(result.status) != Status.NON_FINITE
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam(), JaxoptLbfgs(), JaxoptLbfgsb()], ids=str)
+def test_broken_network_ends_with_the_start_image_and_says_so(params, optimizer):
+    broken = {**params, "conv2_1": jax.tree.map(lambda a: a * np.nan, params["conv2_1"])}
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, scales=1)
+    result = run(broken, config)
+    assert Status(int(result.status)) == Status.NON_FINITE
+    np.testing.assert_array_equal(result.image, CONTENT)
+    assert not np.any(result.history[0].taken)
+
+
+def test_at_rest_from_the_start(params):
+    """A photo in its own style has nothing to gain: no step is taken, none fails."""
+    config = dataclasses.replace(CONFIG, scales=1)
+    weights = LossWeights(content=1.0, style=1.0, tv=0.0)
+    result = stylize(params, CONTENT, [CONTENT], config=config, loss_weights=weights)
+    assert Status(int(result.status)) == Status.CONVERGED
+    np.testing.assert_allclose(result.image, CONTENT, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content": CONTENT[:, :3]}, r"content is 3x20 pixels; relu3_1 needs at least 4x4"),
+        ({"content": (CONTENT * 255).astype(np.uint8)}, r"uint8; give floats in \[0, 1\]"),
+        ({"content": CONTENT * 255}, r"content ranges over .*; give sRGB in \[0, 1\]"),
+        ({"content": CONTENT[None]}, r"content must be an array \[height, width, 3\]"),
+        ({"content": CONTENT * np.nan}, "content has values that are NaN"),
+        ({"styles": []}, "one or more images"),
+        ({"styles": STYLE}, "one or more images"),
+        ({"styles": [STYLE, STYLE[..., :1]]}, r"styles\[1\] must be"),
+        ({"config": dataclasses.replace(CONFIG, style_layers=("relu9_1",))}, "unknown layer"),
+        ({"config": dataclasses.replace(CONFIG, scales=9)}, "take at most 5"),
+        ({"loss_weights": LossWeights(styles=(1.0, 2.0))}, "2 numbers for 1 styles"),
+        ({"loss_weights": LossWeights(content=-1.0)}, "not negative"),
+        ({"loss_weights": LossWeights(style=float("nan"))}, "finite"),
+        ({"loss_weights": LossWeights(style_layers={"relu1_1": 1.0})}, "style_layers names"),
+        ({"init": CONTENT[0]}, "init must be"),
+        ({"params": {"conv1_1": {}}}, "do not form a VGG"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_wrong_arguments_are_named_before_anything_compiles(params, change, message):
+    arguments = {"params": params, "content": CONTENT, "styles": [STYLE], "config": CONFIG} | change
+    for function in (stylize, iterate):
+        with pytest.raises(ValueError, match=message):
+            function(**arguments)

@@ -1,0 +1,251 @@
+"""The network: features at every layer against the oracle, its names, sizes and tables."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+
+from stylejax import layers, vgg
+
+BLOCKS = (1, 2, 1)  # of the fixture ``tiny``
+NAMES = [
+    *("conv1_1", "relu1_1", "pool1"),
+    *("conv2_1", "relu2_1", "conv2_2", "relu2_2", "pool2"),
+    *("conv3_1", "relu3_1", "pool3"),
+]
+POOLS = {"average": layers.average_pool, "max": layers.max_pool}
+
+
+def shapes_only(architecture):
+    """Params of an architecture without values, for tracing."""
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, np.float32),
+        vgg.parameter_shapes(architecture),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def picture(height, width, dtype=np.float32):
+    return jax.ShapeDtypeStruct((height, width, 3), dtype)
+
+
+def count(jaxpr, primitive):
+    """How often a primitive occurs in a jaxpr and the jaxprs inside it."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += equation.primitive.name == primitive
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            total += count(inner, primitive) if hasattr(inner, "eqns") else 0
+    return total
+
+
+# Features
+
+
+@pytest.mark.parametrize("pooling", POOLS)
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+def test_every_layer_against_the_oracle(rng, x64, tiny, padding, pooling):
+    image = rng.uniform(size=(11, 9, 3))  # odd at every scale: 11x9, 5x4, 2x2
+    found = jax.jit(lambda p, x: vgg.features(p, x, NAMES, pool=POOLS[pooling], padding=padding))(
+        tiny, image
+    )
+    expected = reference.features(tiny, image, NAMES, BLOCKS, pooling, padding)
+    for name in NAMES:
+        assert found[name].dtype == np.float64
+        assert np.abs(expected[name]).max() > 1
+        # Float64 sums of at most 72 numbers up to 1000.
+        assert_allclose(found[name], expected[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_float32_against_the_oracle(rng, tiny):
+    image = rng.uniform(size=(11, 9, 3)).astype(np.float32)
+    found = jax.jit(lambda p, x: vgg.features(p, x, NAMES))(tiny, image)
+    expected = reference.features(tiny, image, NAMES, BLOCKS)
+    for name in NAMES:
+        assert found[name].dtype == np.float32
+        scale = np.abs(expected[name]).max()
+        # Rounding is 6e-8 of the largest term, over four layers of sums of up to 72 terms.
+        assert_allclose(found[name], expected[name], rtol=0, atol=2e-6 * scale, err_msg=name)
+
+
+def test_a_constant_picture_has_a_frame_with_zero_padding_only(tiny):
+    image = jnp.full((6, 7, 3), 0.3)
+    flat = vgg.features(tiny, image, ["conv1_1"], padding="replicate")["conv1_1"]
+    framed = vgg.features(tiny, image, ["conv1_1"], padding="zero")["conv1_1"]
+    # The same sum everywhere, up to the order of 27 terms of about 100 in float32.
+    assert_allclose(flat, jnp.broadcast_to(flat[3, 3], flat.shape), rtol=0, atol=1e-3)
+    assert_allclose(framed[1:-1, 1:-1], flat[1:-1, 1:-1], rtol=0, atol=1e-3)
+    assert np.abs(framed[0] - flat[0]).max() > 1
+
+
+def test_default_options_are_average_pooling_and_zero_padding(rng, tiny):
+    image = jnp.asarray(rng.uniform(size=(8, 8, 3)), np.float32)
+    given = vgg.features(tiny, image, NAMES, pool=layers.average_pool, padding="zero")
+    for name, array in vgg.features(tiny, image, NAMES).items():
+        assert_array_equal(array, given[name])
+
+
+def test_the_order_is_that_of_the_request(tiny):
+    wanted = ["relu3_1", "conv1_1", "pool2"]
+    found = vgg.features(tiny, jnp.zeros((8, 8, 3)), wanted)
+    assert list(found) == wanted
+    assert {k: v.shape for k, v in found.items()} == {
+        "relu3_1": (2, 2, 8),
+        "conv1_1": (8, 8, 4),
+        "pool2": (2, 2, 6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "convolutions"),
+    [
+        (["conv1_1"], 1),
+        (["pool1"], 2),
+        (["relu4_2", "relu1_1"], 10),
+        (["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"], 13),
+        (["pool5"], 16),
+    ],
+)
+def test_the_pass_stops_at_the_deepest_layer(wanted, convolutions):
+    jaxpr = jax.make_jaxpr(lambda p, x: vgg.features(p, x, wanted))(
+        shapes_only(vgg.VGG19), picture(32, 32)
+    )
+    assert count(jaxpr.jaxpr, "conv_general_dilated") == convolutions
+
+
+def test_dtype_of_the_image_is_the_dtype_of_the_features(x64, tiny):
+    for dtype in (np.float32, np.float64):
+        out = jax.eval_shape(lambda x: vgg.features(tiny, x, NAMES), picture(8, 8, dtype))
+        assert {a.dtype for a in out.values()} == {np.dtype(dtype)}
+
+
+def test_batches_come_from_vmap(rng, tiny):
+    images = jnp.asarray(rng.uniform(size=(2, 8, 6, 3)), np.float32)
+    single = [vgg.features(tiny, image, ["relu3_1"])["relu3_1"] for image in images]
+    batch = jax.jit(jax.vmap(lambda x: vgg.features(tiny, x, ["relu3_1"])["relu3_1"]))(images)
+    # Sums of up to 72 float32 terms in another order.
+    assert_allclose(batch, jnp.stack(single), rtol=0, atol=2e-6 * float(batch.max()))
+
+
+def test_the_original_preprocessing_is_bgr_minus_the_mean():
+    red = jnp.array([[[1.0, 0.0, 0.0]]])
+    seen = vgg.Preprocessing().apply(vgg.Preprocessing().init(jax.random.key(0), red), red)
+    assert_allclose(seen[0, 0], [-103.939, -116.779, 255 - 123.68], rtol=1e-6)
+
+
+# Names
+
+
+def test_layer_names():
+    assert list(vgg.layer_names(vgg.Architecture((1, 2, 1), (4, 6, 8)))) == NAMES
+    names = vgg.layer_names(vgg.VGG19)
+    assert len(names) == 16 + 16 + 5
+    assert names[:3] == ("conv1_1", "relu1_1", "conv1_2")
+    assert names[-3:] == ("conv5_4", "relu5_4", "pool5")
+
+
+@pytest.mark.parametrize("layer", ["relu3_2", "pool4", "conv4_1", "fc6", "", "Relu1_1"])
+def test_unknown_layer(tiny, layer):
+    with pytest.raises(ValueError, match="unknown layer") as error:
+        vgg.features(tiny, jnp.zeros((8, 8, 3)), ["relu1_1", layer])
+    assert repr(layer) in str(error.value)
+    assert all(name in str(error.value) for name in NAMES)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33])
+def test_minimum_size(size):
+    """A layer has a position exactly where the picture is as large as ``minimum_size`` says."""
+    names = vgg.layer_names(vgg.VGG19)
+    for height, width in ((size, 40), (40, size)):
+        found = jax.eval_shape(
+            lambda p, x: vgg.features(p, x, names), shapes_only(vgg.VGG19), picture(height, width)
+        )
+        for name in names:
+            assert (found[name].size > 0) == (size >= vgg.minimum_size([name])), name
+
+
+def test_minimum_size_of_several_layers_is_the_largest():
+    assert vgg.minimum_size(["relu5_1", "relu1_1"]) == 16
+    assert vgg.minimum_size(["relu5_1", "pool5"]) == 32
+    assert vgg.minimum_size([]) == 1
+
+
+# Parameters
+
+
+def test_vgg19_has_the_published_number_of_parameters():
+    shapes = vgg.parameter_shapes(vgg.VGG19)
+    arrays = [a for layer, arrays in shapes.items() if layer != "input" for a in arrays.values()]
+    assert sum(int(np.prod(shape)) for shape in arrays) == 20_024_384
+    assert len(shapes) == 1 + 16
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [vgg.VGG19, vgg.Architecture((1, 2, 1), (4, 6, 8)), vgg.Architecture((3,), (2,))],
+)
+def test_parameter_shapes_are_those_of_the_module(architecture):
+    params = jax.eval_shape(lambda: vgg.random_params(jax.random.key(0), architecture))
+    found = {layer: {n: a.shape for n, a in arrays.items()} for layer, arrays in params.items()}
+    assert found == vgg.parameter_shapes(architecture)
+    assert vgg.architecture_of(params) == architecture
+
+
+def test_random_params():
+    made = vgg.random_params(jax.random.key(7), vgg.Architecture((1,), (512,)))
+    kernel = np.asarray(made["conv1_1"]["kernel"])
+    # He: variance 2 / fan-in; of 13824 draws the standard deviation errs by 1%.
+    assert_allclose(kernel.std(), np.sqrt(2 / 27), rtol=0.05)
+    assert not np.any(made["conv1_1"]["bias"])
+    assert_array_equal(made["input"]["kernel"], np.float32(vgg.CAFFE_KERNEL))
+    other = vgg.random_params(jax.random.key(8), vgg.Architecture((1,), (512,)))
+    assert np.any(kernel != other["conv1_1"]["kernel"])
+
+
+def without(params, *path):
+    copy = {layer: dict(arrays) for layer, arrays in params.items()}
+    *way, last = path
+    del (copy[way[0]] if way else copy)[last]
+    return copy
+
+
+def with_array(params, layer, name, array):
+    copy = {layer: dict(arrays) for layer, arrays in params.items()}
+    copy.setdefault(layer, {})[name] = array
+    return copy
+
+
+BROKEN = {
+    "nothing": lambda p: {},
+    "a flax variable dict": lambda p: {"params": p},
+    "no input": lambda p: without(p, "input"),
+    "no first layer": lambda p: without(p, "conv1_1"),
+    "a gap": lambda p: without(p, "conv2_1"),
+    "a missing block": lambda p: without(without(p, "conv2_1"), "conv2_2"),
+    "no bias": lambda p: without(p, "conv2_2", "bias"),
+    "no first bias": lambda p: without(p, "conv2_1", "bias"),
+    "one array more": lambda p: with_array(p, "conv1_1", "scale", np.ones(4)),
+    "one layer more": lambda p: with_array(p, "fc6", "kernel", np.ones(4)),
+    "a wrong kernel": lambda p: with_array(p, "conv2_2", "kernel", np.ones((3, 3, 5, 6))),
+    "a wrong name": lambda p: with_array(p, "conv_one", "bias", np.ones(4)),
+    "a number for an array": lambda p: with_array(p, "conv2_2", "bias", 1.0),
+    "a bias without axes": lambda p: with_array(p, "conv2_1", "bias", np.float32(1)),
+    "a layer that is an array": lambda p: {**p, "conv3_1": np.ones(8)},
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_params_that_are_no_vgg(tiny, fault):
+    with pytest.raises(ValueError, match="params do not form a VGG: expected 'input'") as error:
+        vgg.features(BROKEN[fault](tiny), jnp.zeros((8, 8, 3)), ["relu1_1"])
+    given = ", ".join(BROKEN[fault](tiny)) or "none"
+    assert str(error.value).endswith(f"got {given}")
+
+
+def test_architecture_does_not_depend_on_the_order_of_layers(tiny):
+    turned = dict(reversed(tiny.items()))
+    assert vgg.architecture_of(turned) == vgg.architecture_of(tiny)
+    assert vgg.architecture_of(tiny) == vgg.Architecture((1, 2, 1), (4, 6, 8))
