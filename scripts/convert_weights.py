@@ -10,32 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from stylejax import checkpoints, weights
-
-
-class DownloadBar:
-    """A progress bar as pooch speaks to one, drawn by rich."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Adds a line to ``progress``."""
-        self._progress = progress
-        self._task = progress.add_task("fetching", total=None)
-        self.total = 0
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes have arrived."""
-        self._progress.update(self._task, total=self.total or None, advance=count)
-
-    def reset(self) -> None:
-        """Counts from zero again."""
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """The download is complete."""
-        self._progress.stop_task(self._task)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,16 +38,6 @@ def default_output() -> Path:
     return home / "weights" / weights.FILE_NAME
 
 
-def fetch(output: Path) -> None:
-    """Fetches and converts, with a progress bar where someone is watching."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        weights.fetch(output, progressbar=DownloadBar(progress))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 on success, 2 with one line on stderr on failure."""
     options = parse(argv)
@@ -83,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notice = checkpoints.ATTRIBUTION
     try:
         if options.source is None:
-            fetch(output)
+            weights.fetch(output, progressbar=True)
         else:
             known, sha256 = checkpoints.identify(options.source)
             weights.convert_file(options.source, output, allow_unverified=options.allow_unverified)

@@ -5,8 +5,10 @@
 
 import hashlib
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -17,7 +19,7 @@ from stylejax.store import replacing
 ATTRIBUTION = "VGG-19: Karen Simonyan and Andrew Zisserman, 2014 (arXiv:1409.1556), CC BY 4.0"
 
 
-class Progress(Protocol):
+class DownloadProgress(Protocol):
     """What is told of a download (pooch's own interface for progress bars)."""
 
     total: int
@@ -143,10 +145,48 @@ def _check_reachable(checkpoint: Checkpoint, seconds: float) -> None:
         raise _unreachable(checkpoint, problem)
 
 
+class _Bar:
+    """A progress bar as pooch speaks to one, drawn by rich (pooch's own would need tqdm)."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._task = progress.add_task("fetching", total=None)
+        self.total = 0
+
+    def update(self, count: int) -> None:
+        self._progress.update(self._task, total=self.total or None, advance=count)
+
+    def reset(self) -> None:
+        self._progress.update(self._task, completed=0)
+
+    def close(self) -> None:
+        self._progress.stop_task(self._task)
+
+
+@contextmanager
+def _shown(progressbar: bool | DownloadProgress) -> Iterator[bool | DownloadProgress]:
+    """What to tell pooch: True becomes a bar on stderr, if someone is watching it."""
+    if progressbar is not True or not sys.stderr.isatty():
+        yield False if progressbar is True else progressbar
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress:
+        yield _Bar(progress)
+
+
 def download(
-    checkpoint: Checkpoint, path: Path, *, timeout: float, progressbar: bool | Progress
+    checkpoint: Checkpoint, path: Path, *, timeout: float, progressbar: bool | DownloadProgress
 ) -> None:
     """Fetches a known checkpoint to ``path``, which holds the verified file or is not touched.
+
+    Args:
+      checkpoint: one with a ``url``.
+      path: the file; its folder is made where it is missing.
+      timeout: seconds within which the server must answer, and the longest pause in the transfer.
+      progressbar: True draws one on stderr where that is a terminal; an object is told instead.
 
     Raises:
       ConnectionError: no answer, a refusal, or the transfer broke off.
@@ -156,11 +196,12 @@ def download(
     import pooch
     import requests
 
-    transport = pooch.HTTPDownloader(progressbar=progressbar, chunk_size=2**16, timeout=timeout)
     with replacing(path) as file:
         _check_reachable(checkpoint, timeout)
         try:
-            transport(checkpoint.url, file, None)
+            with _shown(progressbar) as bar:
+                options = {"chunk_size": 2**16, "timeout": timeout}
+                pooch.HTTPDownloader(progressbar=bar, **options)(checkpoint.url, file, None)
         except requests.RequestException as error:
             raise _unreachable(checkpoint, _root_cause(error)) from error
         file.flush()

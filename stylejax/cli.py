@@ -60,6 +60,7 @@ _CONTENT, _OPTIMISATION, _OUTPUT = "Content and style", "Optimisation", "Output 
     no_args_is_help=True,
 )
 def command(
+    context: typer.Context,
     photo: Annotated[Path, typer.Argument(help="What the picture shows.")],
     paintings: Annotated[list[Path], typer.Argument(help="How it is painted; several blend.")],
     output: Annotated[
@@ -254,7 +255,8 @@ def command(
     ] = False,
 ) -> int:
     """Collects the options; `job` does the rest."""
-    given = {name: value for name, value in locals().items() if name != "version"}
+    given = {name: value for name, value in locals().items() if name not in ("context", "version")}
+    given["command"] = context.obj
     return job.run(job.plan(given))
 
 
@@ -262,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status; the console command and the script call it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = app(arguments, prog_name="stylejax", standalone_mode=False)
+        status = app(arguments, prog_name="stylejax", obj=arguments, standalone_mode=False)
     except UsageError as error:
         return _refuse(error.format_message())
     except (ValueError, OSError) as error:
@@ -272,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refuse("out of memory; take a smaller --size, or fewer --memory pictures of L-BFGS")
     except KeyboardInterrupt:
-        _refuse("interrupted before the first step; nothing was written")
+        _refuse("interrupted before there was a picture; nothing was written")
         return job.INTERRUPTED
     return int(status or 0)
 

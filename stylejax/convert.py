@@ -21,7 +21,7 @@ from stylejax import vgg
 Params = dict[str, dict[str, np.ndarray]]
 
 COMMAND = "python scripts/convert_weights.py"
-REMEDY = f"to replace it, run `{COMMAND}`"
+REMEDY = f"delete or replace it (`{COMMAND}` fetches a good one)"
 
 # The only filters a weights file has use for; any other would run foreign decoders on its bytes.
 FILTERS = {
@@ -44,7 +44,7 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
       ValueError: not HDF5, truncated or damaged.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; {REMEDY}")
+        raise FileNotFoundError(f"{path}: no such file; `{COMMAND}` fetches one")
     try:
         # No lock: files are only ever replaced whole, and read-only shares refuse locks.
         with h5py.File(path, "r", locking=False) as file:

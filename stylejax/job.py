@@ -1,9 +1,12 @@
 """One run of the command line: checks, the run itself, and what is written at its end."""
 
 import json
+import signal
 import sys
+import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,19 +81,14 @@ def run(job: Job) -> int:
     console = display.console()
     _keep_compiled()
     on = jax.default_device(job.device) if job.device else nullcontext()
-    began, trace, last = time.monotonic(), [], None
-    interrupted = False
-    with on, _display(job, console) as show:
-        try:
-            for last in _progress(job):
-                trace.append(record.entry(last))
-                show(last)
-                _save_preview(job, last, trace)
-        except KeyboardInterrupt:
-            interrupted = True
-            if last is None:
-                raise
-    assert last is not None  # iterate yields the start of every scale
+    began, trace, interrupted = time.monotonic(), [], False
+    with on, _display(job, console) as show, _stop_on_ctrl_c() as stop_asked:
+        for last in _progress(job):  # it yields at least the start
+            trace.append(record.entry(last))
+            show(last)
+            _save_preview(job, last, trace)
+            if interrupted := stop_asked():
+                break
     height, width = job.content.shape[:2]
     picture = np.asarray(images.resize(last.image, height, width))
     seconds = time.monotonic() - began
@@ -183,6 +181,29 @@ def _progress(job: Job) -> Any:
     )
 
 
+@contextmanager
+def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """A first Ctrl-C is asked about between steps; a second one interrupts at once.
+
+    An exception in the middle of JAX's tracing and compiling could leave it in pieces.
+    """
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # where no handler can be set, nobody presses Ctrl-C
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _display(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
     if job.given["quiet"]:
         return display.silent()
@@ -202,7 +223,7 @@ def _provenance(
 ) -> dict[str, Any]:
     named = [job.given["photo"], *job.given["paintings"]]
     return {
-        "command": ["stylejax", *sys.argv[1:]],
+        "command": ["stylejax", *job.given["command"]],
         "seed": job.given["seed"],
         "preset": job.given["preset"],
         "config": record.plain(job.preset.config),

@@ -31,7 +31,6 @@ from stylejax.convert import (
     refusal,
 )
 
-
 FORMAT = "stylejax-vgg"
 VERSION = 1
 MAX_PARAMETERS = 2**28  # 1 GiB of float32, thirteen VGG-19s: a header asking for more is no VGG

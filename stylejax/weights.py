@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stylejax import checkpoints
-from stylejax.checkpoints import Progress, download, identify
+from stylejax.checkpoints import DownloadProgress, download, identify
 from stylejax.convert import COMMAND, open_hdf5, read_keras
 from stylejax.store import digest, is_store, load, save
 
@@ -64,7 +64,7 @@ def fetch(
     destination: str | Path | None = None,
     *,
     timeout: float = 6.0,
-    progressbar: bool | Progress = False,
+    progressbar: bool | DownloadProgress = False,
 ) -> Path:
     """Fetches the published VGG-19 (80 MB), verifies its hash and stores it.
 
@@ -74,7 +74,7 @@ def fetch(
     Args:
       destination: the file to write; ``vgg19.h5`` in the cache folder where it is None.
       timeout: seconds within which the server must answer, and the longest pause in the transfer.
-      progressbar: as pooch takes it: True draws one (needs tqdm), an object is told.
+      progressbar: True draws one on stderr where that is a terminal; an object is told instead.
 
     Returns:
       ``destination``.
@@ -124,7 +124,7 @@ def resolve(
     option: str | Path | None = None,
     *,
     fetch_missing: bool = True,
-    progressbar: bool | Progress = False,
+    progressbar: bool | DownloadProgress = False,
 ) -> Path:
     """The weights file to load: the first that exists of
 

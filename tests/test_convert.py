@@ -140,6 +140,7 @@ def test_external_link_is_refused(tmp_path, arrays, keras_file, name):
     assert "ExternalLink" in refused(keras_file)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
 def test_external_link_is_not_opened(keras_file, tmp_path):
     """Opening the target would wait for ever: it is a pipe that nobody writes to."""
     os.mkfifo(tmp_path / "pipe")
@@ -227,6 +228,17 @@ def test_value_that_is_not_finite_is_refused(tmp_path, arrays, value):
     path = write_keras(tmp_path / "k.h5", arrays)
     message = refused(path)
     assert "block2_conv2" in message and "not finite" in message
+
+
+def test_chunk_smaller_than_its_checksum_is_refused(keras_file):
+    """HDF5 would read past its buffer and take the process with it."""
+
+    def make(file):
+        bias = file.create_dataset(BIAS, (6,), np.float32, chunks=(6,), fletcher32=True)
+        bias.id.write_direct_chunk((0,), b"ab")
+
+    replace(keras_file, BIAS, make)
+    assert "is damaged" in refused(keras_file)
 
 
 def test_missing_layer_is_named(keras_file):

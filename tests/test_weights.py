@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.delenv("STYLEJAX_WEIGHTS", raising=False)
     monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "__file__", str(checkout / "stylejax" / "weights.py"))
-    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.upper(), raising=False)
     return tmp_path
@@ -415,6 +416,13 @@ def test_named_file_must_exist(places, tmp_path, monkeypatch):
         weights.resolve()
 
 
+def test_named_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(ValueError, match=r"photo\.jpg: cannot be read as HDF5") as caught:
+        weights.resolve(tmp_path / "photo.jpg")
+    one_line(caught)
+
+
 def test_named_checkpoint_is_converted_once(keras_file, known, folders):
     converted = weights.resolve(keras_file)
     assert converted.parent == folders / "cache"
@@ -471,6 +479,50 @@ def test_fetch(served, folders, keras_file, known):
     assert_same(weights.load(path), convert.read_keras(keras_file, TINY))
     assert files(folders / "cache") == [known.name, "vgg19.h5"]
     assert weights.resolve() == path
+
+
+def test_fetch_through_a_proxy(served, folders, monkeypatch):
+    """The machine itself can reach nobody; the proxy that the environment names can."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{served.server_address[1]}")
+    elsewhere = checkpoints.PUBLISHED._replace(url="http://host.invalid/published.h5")
+    monkeypatch.setattr(checkpoints, "PUBLISHED", elsewhere)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (elsewhere,))
+    assert vgg.architecture_of(weights.load(weights.fetch())) == TINY
+
+
+def test_progress_is_told(served, folders):
+    calls = []
+
+    class Listener:
+        total = 0
+
+        def update(self, count):
+            calls.append(count)
+
+        def reset(self):
+            calls.clear()
+
+        def close(self):
+            calls.append("closed")
+
+    listener = Listener()
+    weights.fetch(progressbar=listener)
+    assert listener.total == len(served.content) and calls == [listener.total, "closed"]
+
+
+@pytest.mark.parametrize("cut", [None, 100])
+def test_progress_is_drawn_where_someone_watches(served, folders, monkeypatch, capsys, cut):
+    served.cut = cut
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with pytest.raises(ConnectionError) if cut else nullcontext():
+        weights.fetch(progressbar=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "fetching" in err
+
+
+def test_nothing_is_drawn_where_nobody_watches(served, folders, capsys):
+    weights.fetch(progressbar=True)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_second_fetch_needs_no_network(served, folders):
@@ -575,14 +627,6 @@ def test_script_fetches_into_the_checkout(served, script, folders, monkeypatch, 
 def test_script_outside_a_checkout_writes_here(script, folders, monkeypatch):
     monkeypatch.setattr(script, "__file__", str(folders / "bin" / "scripts" / "convert.py"))
     assert script.default_output() == folders / "here" / "weights" / "vgg19.h5"
-
-
-def test_script_draws_progress(served, script, folders):
-    console = script.Console(force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    with console.file, script.Progress(console=console) as progress:
-        bar = script.DownloadBar(progress)
-        weights.fetch(progressbar=bar)
-    assert progress.tasks[0].completed == progress.tasks[0].total == len(served.content)
 
 
 def test_script_converts_a_local_file(known, keras_file, script, tmp_path, capsys):
