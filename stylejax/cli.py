@@ -33,6 +33,20 @@ def _default(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _whole(text: Any) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number such as 100") from None
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number such as 0.5") from None
+
+
 def _option(
     names: str,
     text: str,
@@ -40,14 +54,21 @@ def _option(
     *,
     panel: str = "Picture",
     metavar: str | None = None,
+    parser: Any = None,
 ) -> Any:
+    shown = "" if default is None else f" [dim](default: {_default(default)})[/dim]"
     return typer.Option(
         *names.split(),
-        help=text,
-        show_default=_default(default) if default is not None else False,
+        help=text + shown,
+        show_default=False,
         rich_help_panel=panel,
-        metavar=metavar,
+        metavar=metavar or {_whole: "N", _number: "X"}.get(parser, "TEXT"),
+        parser=parser,
     )
+
+
+def _flag(names: str, text: str) -> Any:
+    return typer.Option(*names.split(), help=text, rich_help_panel=_OUTPUT)
 
 
 _C, _W = DEFAULT.config, DEFAULT.loss_weights
@@ -67,7 +88,9 @@ def command(
         Path,
         _option("-o --output", "Where to write: .png .jpg .webp .tif .avif.", metavar="OUT"),
     ],
-    size: Annotated[int, _option("--size", "Long side of the picture in pixels.", SIZE)] = SIZE,
+    size: Annotated[
+        int, _option("--size", "Long side of the picture in pixels.", SIZE, parser=_whole)
+    ] = SIZE,
     preset: Annotated[
         str,
         _option(
@@ -87,19 +110,33 @@ def command(
         ),
     ] = None,
     seed: Annotated[
-        int, _option("--seed", "Of the noise; the same seed, the same picture.", 0)
+        int, _option("--seed", "Of the noise; the same seed, the same picture.", 0, parser=_whole)
     ] = 0,
     content_weight: Annotated[
         float | None,
-        _option("--content-weight", "Higher: closer to the photo.", _W.content, panel=_CONTENT),
+        _option(
+            "--content-weight",
+            "Higher: closer to the photo.",
+            _W.content,
+            panel=_CONTENT,
+            parser=_number,
+        ),
     ] = None,
     style_weight: Annotated[
         float | None,
-        _option("--style-weight", "Higher: more of the painting.", _W.style, panel=_CONTENT),
+        _option(
+            "--style-weight",
+            "Higher: more of the painting.",
+            _W.style,
+            panel=_CONTENT,
+            parser=_number,
+        ),
     ] = None,
     tv_weight: Annotated[
         float | None,
-        _option("--tv-weight", "Higher: smoother, less grain.", _W.tv, panel=_CONTENT),
+        _option(
+            "--tv-weight", "Higher: smoother, less grain.", _W.tv, panel=_CONTENT, parser=_number
+        ),
     ] = None,
     style_blend_weights: Annotated[
         str | None,
@@ -117,6 +154,7 @@ def command(
             "Size of the paintings beside the picture; smaller gives smaller strokes.",
             _C.style_scale,
             panel=_CONTENT,
+            parser=_number,
         ),
     ] = None,
     content_layers: Annotated[
@@ -148,7 +186,9 @@ def command(
     ] = None,
     steps: Annotated[
         int | None,
-        _option("--steps", "Steps at the last scale.", _C.steps, panel=_OPTIMISATION),
+        _option(
+            "--steps", "Steps at the last scale.", _C.steps, panel=_OPTIMISATION, parser=_whole
+        ),
     ] = None,
     coarse_steps: Annotated[
         int | None,
@@ -157,6 +197,7 @@ def command(
             "Steps at each scale before it.",
             _C.coarse_steps or "as --steps",
             panel=_OPTIMISATION,
+            parser=_whole,
         ),
     ] = None,
     scales: Annotated[
@@ -166,6 +207,7 @@ def command(
             "How many sizes to work through, coarse to fine; 1 works at full size only.",
             "by size",
             panel=_OPTIMISATION,
+            parser=_whole,
         ),
     ] = None,
     smallest: Annotated[
@@ -175,6 +217,7 @@ def command(
             "Long side of the coarsest scale in pixels.",
             _C.smallest,
             panel=_OPTIMISATION,
+            parser=_whole,
         ),
     ] = None,
     optimizer: Annotated[
@@ -188,11 +231,14 @@ def command(
             "Steps that L-BFGS remembers; each costs two pictures of memory.",
             Lbfgs().memory,
             panel=_OPTIMISATION,
+            parser=_whole,
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        _option("--learning-rate", "Adam's.", Adam().learning_rate, panel=_OPTIMISATION),
+        _option(
+            "--learning-rate", "Adam's.", Adam().learning_rate, panel=_OPTIMISATION, parser=_number
+        ),
     ] = None,
     average: Annotated[
         float | None,
@@ -201,6 +247,7 @@ def command(
             "Adam: decay of a running average of the pictures, e.g. 0.99 (0: none).",
             Adam().average,
             panel=_OPTIMISATION,
+            parser=_number,
         ),
     ] = None,
     save_every: Annotated[
@@ -211,13 +258,11 @@ def command(
             0,
             panel=_OUTPUT,
             metavar="N",
+            parser=_whole,
         ),
     ] = 0,
     write_record: Annotated[
-        bool,
-        _option(
-            "--record", "Write OUT.json too: settings, versions, hashes, losses.", panel=_OUTPUT
-        ),
+        bool, _flag("--record", "Write OUT.json too: settings, versions, hashes, losses.")
     ] = False,
     weights_file: Annotated[
         Path | None,
@@ -240,9 +285,7 @@ def command(
             panel=_OUTPUT,
         ),
     ] = None,
-    quiet: Annotated[
-        bool, _option("-q --quiet", "Print nothing but errors.", panel=_OUTPUT)
-    ] = False,
+    quiet: Annotated[bool, _flag("-q --quiet", "Print nothing but errors.")] = False,
     version: Annotated[
         bool,
         typer.Option(

@@ -46,8 +46,8 @@ class Config:
 
     content_layers: tuple[str, ...] = ("relu4_2",)
     style_layers: tuple[str, ...] = STYLE_LAYERS
-    content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_per_element
-    style_statistic: losses.Statistic = losses.GRAM
+    content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
+    style_statistic: losses.Statistic = losses.RELATIVE_GRAM
     pool: vgg.Pool = layers.average_pool
     padding: vgg.Padding = "replicate"
     precision: Literal["highest", "high", "default"] = "highest"

@@ -31,7 +31,7 @@ class LossWeights(NamedTuple):
     """
 
     content: Number = 1.0
-    style: Number = 1.0
+    style: Number = 100.0
     tv: Number = 0.0
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None

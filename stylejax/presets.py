@@ -44,7 +44,7 @@ DEFAULT = Preset(
 # as in normalisation.py; the ratio alpha/beta of figure 2 is 1e-3 (rows B to D) or 1e-4.
 GATYS2015 = Preset(
     config=Config(
-        content_loss=losses.content_loss,
+        content_loss=losses.content_loss_per_element,
         style_statistic=losses.GRAM,
         pool=layers.average_pool,
         padding="zero",

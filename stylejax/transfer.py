@@ -26,7 +26,6 @@ from stylejax.objective import (
 )
 from stylejax.optimizers import State, Status
 
-
 Array = jax.Array | np.ndarray
 
 

@@ -24,6 +24,19 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def quick_compilation(request) -> Iterator[None]:
+    """For tests of formulas on tiny arrays, where compiling well takes longer than it saves.
+
+    Slow tests run what users run.
+    """
+    option = "jax_disable_most_optimizations"
+    before = jax.config.read(option)
+    jax.config.update(option, before or not request.node.get_closest_marker("slow"))
+    yield
+    jax.config.update(option, before)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> dict[str, dict[str, np.ndarray]]:
     """An untrained network of three blocks whose biases are not zero, float32."""

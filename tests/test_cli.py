@@ -123,6 +123,7 @@ def test_formats(run, suffix):
 
 def test_transparency_is_put_back(run, folder):
     pixels = np.full((40, 56, 4), 200, np.uint8)
+    pixels[..., 3] = 255
     pixels[:, :28, 3] = 0
     Image.fromarray(pixels).save(folder / "glass.png")
     _, _, output = run(photo="glass.png")
@@ -134,7 +135,6 @@ def test_transparency_is_put_back(run, folder):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--preset", "gatys2015"),
         ("--optimizer", "adam", "--average", "0.9", "--learning-rate", "0.05"),
         ("--optimizer", "jaxopt-lbfgs", "--memory", "5"),
         ("--optimizer", "jaxopt-lbfgsb"),
@@ -163,7 +163,8 @@ def test_init_file_and_blend(run, folder):
         (("--size", "8"), "content is 8x6 pixels; relu5_1 needs at least 16x16"),
         (("--size", "0"), "--size 0 must be 1 or more"),
         (("--steps", "0"), "--steps is 0"),
-        (("--steps", "many"), "many"),
+        (("--steps", "many"), "'--steps': 'many' is not a whole number"),
+        (("--style-scale", "big"), "'--style-scale': 'big' is not a number"),
         (("--scales", "9"), "take at most"),
         (("--seed", "-1"), "--seed -1"),
         (("--style-scale", "0"), "--style-scale is 0"),

@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from stylejax import losses
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Height and width of the picture's features, and of the painting's.
 SAME, OTHER = ((3, 4), (3, 4)), ((3, 4), (5, 2))
 

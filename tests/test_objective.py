@@ -15,6 +15,8 @@ from stylejax.config import Config
 from stylejax.objective import LossWeights, check_loss_weights, evaluate, make_targets
 from stylejax.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BLOCKS = (1, 2, 1)  # of the fixture ``tiny``
 CONTENT, STYLE = ("relu2_2",), ("relu1_1", "relu2_1", "relu3_1")
 # The paper's: eq. 1, eq. 4, average pooling, zero padding.
@@ -362,17 +364,12 @@ def test_float32_gradient_of_the_real_network(shared, real_params, preset):
     painting = images.load(shared / "images" / "style" / "starry_night.jpg").image
     photo, painting = images.resize(photo, 64, 64), images.resize(painting, 64, 80)
     noise = jax.random.uniform(jax.random.key(0), photo.shape)
-    given = [np.asarray(a) for a in (0.5 * photo + 0.5 * noise, photo, painting)]
-
-    @jax.jit
-    def pull(image, photo, painting):
-        targets = make_targets(params, photo, [painting], loss_weights, config)
-        return jax.grad(evaluate, has_aux=True)(image, params, targets, loss_weights, config)[0]
-
-    single = np.asarray(pull(*given))
+    image, photo, painting = map(np.asarray, (0.5 * photo + 0.5 * noise, photo, painting))
+    single = np.asarray(run(image, params, photo, [painting], loss_weights, config)[2])
     with jax.enable_x64(True):
-        double = np.asarray(pull(*(a.astype(np.float64) for a in given)))
+        image, photo, painting = (a.astype(np.float64) for a in (image, photo, painting))
+        double = np.asarray(run(image, params, photo, [painting], loss_weights, config)[2])
     assert single.dtype == np.float32
     assert double.dtype == np.float64
-    # Thirteen layers of sums of up to 4608 terms, each rounded to 6e-8, and back: about 1e-6.
-    assert np.linalg.norm(single - double) < 1e-4 * np.linalg.norm(double)
+    # Thirteen layers of sums of up to 4608 terms, each rounded to 6e-8, and back: 4e-7 was measured.
+    assert np.linalg.norm(single - double) < 1e-5 * np.linalg.norm(double)

@@ -9,6 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from stylejax import layers, vgg
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BLOCKS = (1, 2, 1)  # of the fixture ``tiny``
 NAMES = [
     *("conv1_1", "relu1_1", "pool1"),

@@ -1,0 +1,174 @@
+"""Gatys' normalisation: means of one, and no other change than a factor for each filter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from stylejax import images, layers, normalisation, vgg
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CONVOLUTIONS = ["conv1_1", "conv2_1", "conv2_2", "conv3_1"]  # of the fixture ``tiny``
+NAMES = vgg.layer_names(vgg.Architecture((1, 2, 1), (4, 6, 8)))
+POOLS = {"average": layers.average_pool, "max": layers.max_pool}
+
+
+@pytest.fixture
+def photos(rng):
+    """Two sizes, one of them odd, float32."""
+    return [rng.uniform(size=(*size, 3)).astype(np.float32) for size in [(8, 12), (9, 7), (8, 12)]]
+
+
+@pytest.fixture
+def alive(tiny):
+    """The tiny network with biases so high that every filter fires somewhere."""
+    return {
+        layer: arrays | ({"bias": np.abs(arrays["bias"]) + 50} if layer != "input" else {})
+        for layer, arrays in tiny.items()
+    }
+
+
+def mean_of(params, photos, layer, pool):
+    """The mean over all images and positions, in float64."""
+    seen = [vgg.features(params, photo, [layer], pool=pool)[layer] for photo in photos]
+    return np.concatenate([np.asarray(f, float).reshape(-1, f.shape[-1]) for f in seen]).mean(0)
+
+
+@pytest.mark.parametrize("pooling", POOLS)
+def test_mean_activations(tiny, photos, pooling):
+    pool = POOLS[pooling]
+    found = normalisation.mean_activations(tiny, photos, pool=pool)
+    assert list(found) == CONVOLUTIONS
+    for name in CONVOLUTIONS:
+        assert found[name].dtype == np.float32
+        expected = mean_of(tiny, photos, name.replace("conv", "relu"), pool)
+        # Float32 sums over 96 positions.
+        assert_allclose(found[name], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_mean_activations_pool_by_averages_unless_told(tiny, photos):
+    default = normalisation.mean_activations(tiny, photos)
+    average = normalisation.mean_activations(tiny, photos, pool=layers.average_pool)
+    for name in CONVOLUTIONS:
+        assert_array_equal(default[name], average[name])
+
+
+def test_mean_activations_take_any_iterable_once(tiny, photos):
+    once = normalisation.mean_activations(tiny, iter(photos))
+    for name, mean in normalisation.mean_activations(tiny, photos).items():
+        assert_array_equal(once[name], mean)
+
+
+def test_mean_activations_without_positions(tiny):
+    for none in ([], [np.zeros((3, 3, 3), np.float32)]):  # block 3 has no position in 3x3 pixels
+        with pytest.raises(ValueError, match="no images"):
+            normalisation.mean_activations(tiny, none)
+
+
+@pytest.mark.parametrize("pooling", POOLS)
+def test_means_are_one_afterwards(alive, photos, pooling):
+    pool = POOLS[pooling]
+    means = normalisation.mean_activations(alive, photos, pool=pool)
+    assert min(mean.min() for mean in means.values()) > 0
+    scaled = normalisation.normalise(alive, means)
+    for mean in normalisation.mean_activations(scaled, photos, pool=pool).values():
+        # Float32 sums over 96 positions.
+        assert_allclose(mean, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+@pytest.mark.parametrize("pooling", POOLS)
+def test_every_layer_is_only_rescaled(rng, alive, photos, pooling, padding):
+    """On any picture, not only the measured ones, before and after the ReLU and the pooling."""
+    means = normalisation.mean_activations(alive, photos)
+    scaled = normalisation.normalise(alive, means)
+    image = jnp.asarray(rng.uniform(size=(11, 9, 3)), np.float32)
+
+    @jax.jit
+    def seen(params):
+        return vgg.features(params, image, NAMES, pool=POOLS[pooling], padding=padding)
+
+    before, after = seen(alive), seen(scaled)
+    for name in NAMES:
+        block = name[4]
+        last = [n for n in CONVOLUTIONS if n[4] == block][-1]  # a pooling's filters are its input's
+        mean = means[last if name.startswith("pool") else name.replace("relu", "conv")]
+        restored = after[name] * mean[None, None]
+        # Four layers in float32.
+        atol = 1e-5 * float(jnp.abs(before[name]).max())
+        assert_allclose(restored, before[name], rtol=0, atol=atol, err_msg=name)
+
+
+def test_dead_filters_stay_as_they_are(alive, photos):
+    params = {layer: dict(arrays) for layer, arrays in alive.items()}
+    dead = 2
+    params["conv2_1"]["kernel"] = np.array(params["conv2_1"]["kernel"])
+    params["conv2_1"]["bias"] = np.array(params["conv2_1"]["bias"])
+    params["conv2_1"]["kernel"][..., dead] = 0
+    params["conv2_1"]["bias"][dead] = -1
+    means = normalisation.mean_activations(params, photos)
+    assert means["conv2_1"][dead] == 0
+    assert np.all(np.delete(means["conv2_1"], dead) > 0)
+    scaled = normalisation.normalise(params, means)
+    assert scaled["conv2_1"]["bias"][dead] == -1
+    for arrays in scaled.values():
+        assert all(np.all(np.isfinite(array)) for array in arrays.values())
+    again = normalisation.normalise(scaled, means)  # 1 in place of 0 is no factor at all
+    assert again["conv2_1"]["bias"][dead] == -1
+    # A dead filter's outgoing weights are only divided by what they feed.
+    outgoing = scaled["conv2_2"]["kernel"][:, :, dead] * means["conv2_2"][None, None]
+    assert_allclose(outgoing, params["conv2_2"]["kernel"][:, :, dead], rtol=1e-6)
+
+
+def test_normalise_is_another_network(alive, photos):
+    before = jax.tree.map(np.copy, alive)
+    means = normalisation.mean_activations(alive, photos)
+    scaled = normalisation.normalise(alive, means)
+    assert vgg.architecture_of(scaled) == vgg.architecture_of(alive)
+    for array, copy in zip(jax.tree.leaves(alive), jax.tree.leaves(before), strict=True):
+        assert_array_equal(array, copy)
+    assert_array_equal(scaled["input"]["kernel"], alive["input"]["kernel"])
+    assert_array_equal(scaled["input"]["bias"], alive["input"]["bias"])
+    for array in jax.tree.leaves(scaled):
+        assert array.dtype == np.float32
+
+
+def test_means_of_another_network(tiny, photos):
+    means = normalisation.mean_activations(tiny, photos)
+    for wrong in (
+        {name: mean for name, mean in means.items() if name != "conv2_2"},
+        means | {"conv2_2": np.ones(5, np.float32)},
+        normalisation.vgg19_means(),
+    ):
+        with pytest.raises(ValueError, match=r"no mean activations for conv\d_\d with \d filters"):
+            normalisation.normalise(tiny, wrong)
+
+
+def test_the_table_is_vgg19s():
+    means = normalisation.vgg19_means()
+    shapes = vgg.parameter_shapes(vgg.VGG19)
+    assert list(means) == [name for name in shapes if name != "input"]
+    for name, mean in means.items():
+        assert mean.shape == shapes[name]["bias"]
+        assert mean.dtype == np.float32
+        assert np.all(np.isfinite(mean))
+        assert np.all(mean >= 0), name
+        assert np.mean(mean > 0) > 0.99, name  # a filter or two that no photo wakes
+
+
+@pytest.mark.slow
+def test_the_table_against_a_few_photos(shared, real_params):
+    """Twenty photos have nearly the means of nine hundred."""
+    photos = sorted((shared / "images" / "training" / "photos").glob("*.jpg"))[-20:]
+    found = normalisation.mean_activations(real_params, (images.load(p).image for p in photos))
+    for name, mean in normalisation.vgg19_means().items():
+        ratio = found[name][mean > 0] / mean[mean > 0]
+        print(
+            name,
+            np.median(ratio),
+            np.mean((ratio > 1 / 3) & (ratio < 3)),
+            found[name].mean() / mean.mean(),
+        )
+    assert 0
