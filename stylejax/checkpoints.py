@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from stylejax.convert import COMMAND, Params, read_keras
-from stylejax.store import replacing
+from stylejax.files import replacing
+from stylejax.store import REMEDY
 
 ATTRIBUTION = "VGG-19: Karen Simonyan and Andrew Zisserman, 2014 (arXiv:1409.1556), CC BY 4.0"
 
@@ -196,7 +197,7 @@ def download(
     import pooch
     import requests
 
-    with replacing(path) as file:
+    with replacing(path, remedy=REMEDY) as file:
         _check_reachable(checkpoint, timeout)
         try:
             with _shown(progressbar) as bar:

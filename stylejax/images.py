@@ -10,7 +10,6 @@ import functools
 import io
 import json
 import os
-import secrets
 import struct
 import threading
 import warnings
@@ -21,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from stylejax.files import replacing
 
 __all__ = ["MAX_PIXELS", "Picture", "check_output", "fit", "load", "resize", "save", "to_uint8"]
 
@@ -139,7 +140,9 @@ def save(
         opacity = _levels(alpha, "alpha", pixels.shape[:2])
         pixels = np.concatenate([pixels, opacity[..., None]], axis=2)
     suffix = os.path.splitext(path)[1].lower()
-    _replace_file(os.path.realpath(path), _encode(pixels, *_ENCODERS[suffix], metadata or {}))
+    data = _encode(pixels, *_ENCODERS[suffix], metadata or {})
+    with replacing(path) as file:
+        file.write(data)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -364,23 +367,6 @@ def _text_chunks(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:
             raise ValueError(f"metadata key {key!r} must be 1 to 79 printable Latin-1 characters")
         chunks.add_itxt(key, text.encode("utf-8", "backslashreplace").decode())
     return chunks
-
-
-def _replace_file(target: str, data: bytes) -> None:
-    temporary = os.path.join(os.path.dirname(target), f".stylejax-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:  # unlike tempfile, this leaves the mode to the umask
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            reason = f"{error.strerror or error}; what was there is unchanged"
-            raise type(error)(f"cannot write {target!r}: {reason}") from error
-        raise
 
 
 def _one_line(error: Exception) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from stylejax.files import replacing
 from stylejax.optimizers import Status
-from stylejax.store import replacing
 from stylejax.transfer import History, Progress
 
 PACKAGES = ("stylejax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")

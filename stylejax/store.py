@@ -8,12 +8,7 @@ architecture (``blocks``, ``widths``), ``source``, ``source_sha256`` and ``licen
 import hashlib
 import io
 import math
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -30,33 +25,12 @@ from stylejax.convert import (
     read_array,
     refusal,
 )
+from stylejax.files import replacing
 
 FORMAT = "stylejax-vgg"
+REMEDY = "name another file, or set STYLEJAX_CACHE to a folder that can be written"
 VERSION = 1
 MAX_PARAMETERS = 2**28  # 1 GiB of float32, thirteen VGG-19s: a header asking for more is no VGG
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the place of ``path`` when complete and vanishes if not."""
-    # A name of its own for every writer, so that two processes never write into one file.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(temporary, "xb")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path} ({error.strerror}); name another file, or set STYLEJAX_CACHE to "
-            "a folder that can be written"
-        ) from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(array: np.ndarray) -> np.bytes_:
@@ -105,7 +79,7 @@ def save(
                     where, data=array, chunks=array.shape, fletcher32=True
                 )
                 dataset.attrs["sha256"] = _checksum(array)
-    with replacing(Path(path)) as output:
+    with replacing(path, remedy=REMEDY) as output:
         output.write(buffer.getbuffer())
 
 

@@ -371,5 +371,5 @@ def test_float32_gradient_of_the_real_network(shared, real_params, preset):
         double = np.asarray(run(image, params, photo, [painting], loss_weights, config)[2])
     assert single.dtype == np.float32
     assert double.dtype == np.float64
-    # Thirteen layers of sums of up to 4608 terms, each rounded to 6e-8, and back: 4e-7 was measured.
+    # Thirteen layers of sums of up to 4608 terms, each rounded to 6e-8, and back: about 4e-7.
     assert np.linalg.norm(single - double) < 1e-5 * np.linalg.norm(double)
