@@ -182,7 +182,12 @@ def command(
     ] = None,
     padding: Annotated[
         str | None,
-        _option("--padding", "Of the first layer: replicate or zero.", _C.padding, panel=_CONTENT),
+        _option(
+            "--padding",
+            "Border of the picture in the network: replicate-all, replicate or zero.",
+            _C.padding,
+            panel=_CONTENT,
+        ),
     ] = None,
     steps: Annotated[
         int | None,

@@ -6,7 +6,7 @@ without compiling are ``objective.LossWeights``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 
@@ -28,8 +28,8 @@ class Config:
       content_loss: ``(features, target) -> scalar``.
       style_statistic: what a style is, see ``losses.Statistic``.
       pool: ``layers.average_pool`` or ``layers.max_pool``.
-      padding: of the first convolution: ``"replicate"`` spares the picture a frame, ``"zero"`` is
-        the paper's.
+      padding: ``"zero"`` (the paper's), ``"replicate"`` (at the first convolution) or
+        ``"replicate-all"``, which spares the picture a frame of coloured lines along its border.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
         TF32 or bfloat16. Gram matrices and sums are float32 in any case.
       optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
@@ -49,7 +49,7 @@ class Config:
     content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
     style_statistic: losses.Statistic = losses.RELATIVE_GRAM
     pool: vgg.Pool = layers.average_pool
-    padding: vgg.Padding = "replicate"
+    padding: vgg.Padding = "replicate-all"
     precision: Literal["highest", "high", "default"] = "highest"
     optimizer: Minimizer = Lbfgs()
     canvas: Canvas = PIXELS
@@ -70,8 +70,10 @@ class Config:
             raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
         if not 0 < self.style_scale < float("inf"):
             raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
-        if self.padding not in ("zero", "replicate"):
-            raise ValueError(f"padding is {self.padding!r}; it is 'zero' or 'replicate'")
+        if self.padding not in get_args(vgg.Padding):
+            raise ValueError(
+                f"padding is {self.padding!r}; choose {' or '.join(get_args(vgg.Padding))}"
+            )
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
 

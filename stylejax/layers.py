@@ -15,47 +15,51 @@ import jax.numpy as jnp
 Precision = str | None
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision, rim: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x[None],
         kernel,
         window_strides=(1, 1),
-        padding="SAME",
+        padding=((rim, rim), (rim, rim)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, precision: Precision = "highest") -> jax.Array:
-    """3x3 cross-correlation with stride 1 and zero padding.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(
+    x: jax.Array, kernel: jax.Array, precision: Precision = "highest", rim: int = 1
+) -> jax.Array:
+    """3x3 cross-correlation with stride 1.
 
     Args:
       x: ``[h, w, in]`` features.
       kernel: ``[3, 3, in, out]``, the same dtype as ``x``.
       precision: ``"highest"`` (float32 products), ``"high"`` or ``"default"`` (TF32 or bfloat16
         where the device has them).
+      rim: rows and columns of zeros put around ``x``: 1 keeps its size, 0 loses a pixel on each
+        side, 2 gains one.
 
     Returns:
-      ``[h, w, out]``.
+      ``[h + 2 rim - 2, w + 2 rim - 2, out]``.
     """
-    return _correlate(x, kernel, precision)
+    return _correlate(x, kernel, precision, rim)
 
 
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, precision: Precision
+    x: jax.Array, kernel: jax.Array, precision: Precision, rim: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, precision), (x, kernel)
+    return convolve(x, kernel, precision, rim), (x, kernel)
 
 
 def _convolve_backward(
-    precision: Precision, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    precision: Precision, rim: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    _, kernel_gradient = jax.vjp(lambda k: _correlate(x, k, precision), kernel)
+    _, kernel_gradient = jax.vjp(lambda k: _correlate(x, k, precision, rim), kernel)
     # Where the network is constant the second gradient is dead code and is never computed.
-    return convolve(cotangent, turned, precision), kernel_gradient(cotangent)[0]
+    return convolve(cotangent, turned, precision, 2 - rim), kernel_gradient(cotangent)[0]
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

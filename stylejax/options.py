@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from stylejax import layers, vgg
 from stylejax.config import Config
@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
     "jaxopt-lbfgsb": JaxoptLbfgsb,
 }
 POOLS = {"avg": layers.average_pool, "max": layers.max_pool}
-PADDINGS = ("zero", "replicate")
+PADDINGS = get_args(vgg.Padding)
 PRECISIONS = ("highest", "high", "default")
 
 

@@ -20,7 +20,9 @@ from stylejax.layers import Precision, average_pool, convolve
 
 Params = Mapping[str, Mapping[str, Any]]
 Pool = Callable[[jax.Array], jax.Array]
-Padding = Literal["zero", "replicate"]
+# "zero" everywhere is how the network was trained; "replicate" repeats the picture's border at the
+# first convolution, "replicate-all" at every one.
+Padding = Literal["zero", "replicate", "replicate-all"]
 
 
 class Architecture(NamedTuple):
@@ -120,7 +122,7 @@ class Convolution(nn.Module):
     """A 3x3 convolution with bias; ``[h, w, in]`` to ``[h, w, width]``."""
 
     width: int
-    padding: Padding = "zero"
+    replicate: bool = False
     precision: Precision = "highest"
 
     @nn.compact
@@ -129,14 +131,9 @@ class Convolution(nn.Module):
         shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
-        if self.padding == "replicate":
-            # One more ring of pixels, of whose own outputs none is kept: the same convolution
-            # (and the same gradient rule) serves both paddings.
-            x = convolve(jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge"), kernel, self.precision)
-            x = x[1:-1, 1:-1]
-        else:
-            x = convolve(x, kernel, self.precision)
-        return x + bias[None, None]
+        if self.replicate:
+            x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge")
+        return convolve(x, kernel, self.precision, 0 if self.replicate else 1) + bias[None, None]
 
 
 class VGG(nn.Module):
@@ -156,8 +153,10 @@ class VGG(nn.Module):
         for block, (depth, width) in enumerate(zip(*self.architecture, strict=True), start=1):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
-                padding = self.padding if place == "1_1" else "zero"
-                x = Convolution(width, padding, self.precision, name=f"conv{place}")(x)
+                replicate = self.padding == "replicate-all" or (
+                    self.padding == "replicate" and place == "1_1"
+                )
+                x = Convolution(width, replicate, self.precision, name=f"conv{place}")(x)
                 features[f"conv{place}"] = x
                 x = features[f"relu{place}"] = nn.relu(x)
                 if wanted <= features.keys():
@@ -183,8 +182,9 @@ def features(
       layers: names such as ``"relu4_2"``.
       pool: ``layers.average_pool`` (the paper: "improves the gradient flow") or
         ``layers.max_pool`` (how the network was trained).
-      padding: of the first convolution; the others pad with zeros. ``"replicate"`` repeats the
-        border, so that the picture has no dark frame in the network's eyes.
+      padding: ``"zero"`` puts a dark frame around every layer, as in training; ``"replicate"``
+        repeats the border at the first convolution, ``"replicate-all"`` at every one, so that the
+        network sees no frame at all.
       precision: of the convolutions, see ``layers.convolve``.
 
     Returns:

@@ -102,7 +102,9 @@ def _usable(path: Path) -> Path:
                 return path
     # Named by its origin, so that it never passes for a conversion of the published file.
     converted = cache_folder() / f"vgg19-{sha256[:16]}.h5"
-    if not converted.is_file():
+    try:
+        load(converted)
+    except (OSError, ValueError):  # none yet, damaged, or of an older format
         convert_file(path, converted)
     return converted
 

@@ -1,22 +1,37 @@
 """Small objectives with known answers, made to order and made to go wrong.
 
-Everything about a problem is a number, so one compiled run per minimizer serves all of them.
+Everything about a problem is a number, so one compiled run per minimizer serves all of them. All
+live in the box [0, 1], as pictures do.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax.optimizers import State, Status
+from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, State, Status
 
 SHAPE = (2, 2, 3)  # of z: not a vector, as a picture is not
 SIZE = 12
 STEPS = 120  # length of the compiled run; a test may ask for fewer
+MEMORY = 6  # fewer pairs than steps, so that old ones are overwritten
+TRIALS = 20
+
+LINE_SEARCHES = (
+    Lbfgs(memory=MEMORY, trials=TRIALS),
+    JaxoptLbfgs(memory=MEMORY, trials=TRIALS),
+    JaxoptLbfgsb(memory=MEMORY, trials=TRIALS),
+)
+ADAM = Adam(learning_rate=0.02)
+MINIMIZERS = (*LINE_SEARCHES, ADAM)
 
 QUADRATIC, ROSENBROCK, RIDGE, ABSOLUTE, LOGARITHM = range(5)
+CONDITION_100 = np.logspace(0, 2, SIZE)
+TARGET = np.linspace(0.8, 0.2, SIZE)
+# A start away from every target, the same for all tests.
+START = np.random.default_rng(20150826).uniform(0.05, 0.95, SHAPE).astype(np.float32)
 
 
 class Problem(NamedTuple):
@@ -24,8 +39,8 @@ class Problem(NamedTuple):
 
     Attributes:
       kind: which function.
-      weights: ``[12]``, curvatures of the quadratic, coefficients of the others' sums.
-      target: ``[12]``, its minimiser where the function has that freedom.
+      weights: ``[12]``, the quadratic's curvatures, the other sums' coefficients.
+      target: ``[12]``, the minimiser (of the ridge: the maximiser).
       scale: factor on the value.
       offset: added to the value.
       below: the objective is faulty where its value, unscaled, is less than this.
@@ -37,7 +52,7 @@ class Problem(NamedTuple):
 
     kind: int
     weights: np.ndarray = np.ones(SIZE)
-    target: np.ndarray = np.zeros(SIZE)
+    target: np.ndarray = TARGET
     scale: float = 1.0
     offset: float = 0.0
     below: float = -np.inf
@@ -47,33 +62,33 @@ class Problem(NamedTuple):
     load: float = 1.0
 
 
-def quadratic(x, weights, target):
+def quadratic(x: Any, weights: Any, target: Any) -> Any:
     return jnp.sum(weights * jnp.square(x - target)) / 2
 
 
-def rosenbrock(x, weights, target):
-    """One valley from anywhere near the start used here to the minimum 0 at ones."""
-    x = x - target + 1
+def rosenbrock(x: Any, weights: Any, target: Any) -> Any:
+    """The box is four of Rosenbrock's units wide; 0 at the target."""
+    x = 4 * (x - target) + 1
     return jnp.sum(100 * jnp.square(x[1:] - jnp.square(x[:-1])) + jnp.square(1 - x[:-1]))
 
 
-def ridge(x, weights, target):
-    """Concave along every axis near the target; minima of -1 each at target + 1 and - 1."""
-    squares = jnp.square(x - target)
+def ridge(x: Any, weights: Any, target: Any) -> Any:
+    """Concave around the target, least 1/4 to either side: minus the sum of the weights."""
+    squares = jnp.square(4 * (x - target))
     return jnp.sum(weights * (jnp.square(squares) - 2 * squares))
 
 
-def absolute(x, weights, target):
+def absolute(x: Any, weights: Any, target: Any) -> Any:
     return jnp.sum(weights * jnp.abs(x - target))
 
 
-def logarithm(x, weights, target):
-    """NaN where an element is negative; minimal at the target."""
+def logarithm(x: Any, weights: Any, target: Any) -> Any:
+    """NaN where an element is negative."""
     return jnp.sum(weights * (x - target * jnp.log(x)))
 
 
 @jax.custom_vjp
-def with_slope(value, factor):
+def with_slope(value: Any, factor: Any) -> Any:
     """The value unchanged; its gradient times the factor."""
     return value
 
@@ -84,7 +99,7 @@ with_slope.defvjp(
 )
 
 
-def objective(z, problem):
+def objective(z: Any, problem: Problem) -> tuple[Any, Any]:
     x = z.ravel()
     weights, target = (jnp.asarray(a, z.dtype) for a in (problem.weights, problem.target))
     functions = [quadratic, rosenbrock, ridge, absolute, logarithm]
@@ -97,44 +112,49 @@ def objective(z, problem):
 
 
 class Run(NamedTuple):
-    """The states of a run, ``[steps + 1, ...]``, the start first; ``taken`` has ``[steps]``."""
+    """What a run's states showed, ``[steps + 1, ...]``, the start first."""
 
-    z: jax.Array
-    value: jax.Array
-    aux: dict
-    best: jax.Array
-    status: jax.Array
-    evaluations: jax.Array
-    taken: jax.Array
+    z: np.ndarray
+    value: np.ndarray
+    aux: Any
+    best: np.ndarray
+    status: np.ndarray
+    evaluations: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return len(self.value) - 1
+
+    @property
+    def end(self) -> Status:
+        return Status(int(self.status[-1]))
 
 
-def scan(minimizer, z, problem, limit):
-    """``limit`` steps at most, none after the end: the loop of ``transfer``."""
+def _shown(state: State) -> Run:
+    return Run(*state[: len(Run._fields)])
+
+
+@partial(jax.jit, static_argnums=0)
+def _scan(minimizer, z, problem, limit):
+    """``limit`` steps at most and none after the end, as ``transfer`` does it."""
 
     def body(state, index):
         going = (state.status == Status.RUNNING) & (index < limit)
         new = jax.lax.cond(
             going, lambda s: minimizer.step(objective, s, problem), lambda s: s, state
         )
-        return new, (*public(new), going)
+        return new, (_shown(new), going)
 
     start = minimizer.init(objective, z, problem)
-    _, rows = jax.lax.scan(body, start, jnp.arange(STEPS))
-    rows = Run(*rows)
-    first = public(start)
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rows[:-1])
-    return Run(*joined, rows.taken)
+    _, (rows, taken) = jax.lax.scan(body, start, jnp.arange(STEPS))
+    rows = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), _shown(start), rows)
+    return rows, jnp.sum(taken)
 
 
-def public(state: State):
-    return tuple(state[: State._fields.index("engine")])
+def run(minimizer: Any, problem: Problem, z: np.ndarray = START, limit: int = STEPS) -> Run:
+    """The run as NumPy arrays, without rows for steps not taken."""
+    rows, steps = jax.tree.map(np.asarray, _scan(minimizer, z, problem, limit))
+    return jax.tree.map(lambda a: a[: steps + 1], rows)
 
 
-_compiled = partial(jax.jit, static_argnums=0)(scan)
-
-
-def run(minimizer, z, problem, limit=STEPS) -> Run:
-    """The run as NumPy arrays, without the steps not taken."""
-    rows = jax.tree.map(np.asarray, _compiled(minimizer, z, problem, limit))
-    steps = int(rows.taken.sum())
-    return Run(*jax.tree.map(lambda a: a[: steps + 1], rows[:-1]), rows.taken[:steps])
+recomputed = jax.jit(jax.vmap(objective, in_axes=(0, None)))

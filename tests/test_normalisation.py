@@ -153,9 +153,7 @@ def test_the_table_is_vgg19s():
     for name, mean in means.items():
         assert mean.shape == shapes[name]["bias"]
         assert mean.dtype == np.float32
-        assert np.all(np.isfinite(mean))
-        assert np.all(mean >= 0), name
-        assert np.mean(mean > 0) > 0.99, name  # a filter or two that no photo wakes
+        assert np.all(np.isfinite(mean) & (mean > 0)), name
 
 
 @pytest.mark.slow
@@ -165,6 +163,8 @@ def test_the_table_against_a_few_photos(shared, real_params):
     photos = (images.load(path).image for path in paths[:: len(paths) // 20])
     found = normalisation.mean_activations(real_params, photos)
     for name, mean in normalisation.vgg19_means().items():
+        # Measured: layers within 9%, and 96% of the filters within a factor of 3 in conv5_4, whose
+        # filters fire rarely; elsewhere all but one.
+        assert_allclose(found[name].mean(), mean.mean(), rtol=0.2, err_msg=name)
         ratio = found[name] / mean
-        print(name, np.median(ratio), [np.mean((ratio > 1 / k) & (ratio < k)) for k in (2,3,5)], found[name].mean()/mean.mean())
-    assert 0
+        assert np.mean((ratio > 1 / 3) & (ratio < 3)) > (0.9 if name == "conv5_4" else 0.98), name

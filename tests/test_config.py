@@ -1,0 +1,182 @@
+"""The static record: equality, refusals, and the ladder of scales."""
+
+import dataclasses
+
+import pytest
+
+from stylejax import layers, losses, vgg
+from stylejax.config import Config
+from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
+
+SHALLOW = {"content_layers": ("relu1_1",), "style_layers": ("relu1_1",)}  # work on one pixel
+
+# Every field with a value that is not its default.
+OTHER = {
+    "content_layers": ("relu3_2",),
+    "style_layers": ("relu1_1",),
+    "content_loss": losses.content_loss,
+    "style_statistic": losses.Statistic(losses.gram_sums, losses.gram_distance, min),
+    "pool": layers.max_pool,
+    "padding": "zero",
+    "precision": "default",
+    "optimizer": Adam(),
+    "canvas": (len, len),
+    "steps": 7,
+    "coarse_steps": 3,
+    "scales": 2,
+    "smallest": 77,
+    "style_scale": 0.5,
+    "noise": 0.25,
+}
+
+
+# Equality: what decides whether a compiled program is found again
+
+
+def test_equal_configs_hash_equal():
+    assert Config() == Config()
+    assert hash(Config()) == hash(Config())
+    assert Config(**OTHER) == Config(**dict(OTHER))
+    assert hash(Config(**OTHER)) == hash(Config(**dict(OTHER)))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Config)])
+def test_every_field_counts(field):
+    assert Config(**{field: OTHER[field]}) != Config()
+
+
+@pytest.mark.parametrize("kind", [Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs])
+def test_optimizers_are_compared_by_their_settings(kind):
+    assert Config(optimizer=kind()) == Config(optimizer=kind())
+    assert hash(Config(optimizer=kind())) == hash(Config(optimizer=kind()))
+    field = dataclasses.fields(kind)[0].name
+    assert Config(optimizer=kind(**{field: 3})) != Config(optimizer=kind())
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().steps = 3
+
+
+def test_layers_are_named_once():
+    config = Config(content_layers=("relu4_2", "relu2_1"), style_layers=("relu2_1", "relu1_1"))
+    assert config.layers == ("relu4_2", "relu2_1", "relu1_1")
+
+
+def test_the_defaults_are_the_papers_layers():
+    assert Config().content_layers == ("relu4_2",)
+    assert Config().style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+# Refusals
+
+REFUSED = {
+    "no steps": ({"steps": 0}, ["steps is 0", "from 1 on"]),
+    "half a step": ({"steps": 2.5}, ["steps is 2.5", "whole number"]),
+    "negative coarse steps": ({"coarse_steps": -1}, ["coarse_steps is -1", "from 1 on"]),
+    "no scales": ({"scales": 0}, ["scales is 0", "from 1 on"]),
+    "no smallest": ({"smallest": 0}, ["smallest is 0", "from 1 on"]),
+    "not a number of steps": ({"steps": float("nan")}, ["steps is nan", "whole number"]),
+    "endless steps": ({"steps": float("inf")}, ["steps is inf", "whole number"]),
+    "less than no noise": ({"noise": -0.1}, ["noise is -0.1", "from 0", "to 1"]),
+    "more than noise": ({"noise": 1.5}, ["noise is 1.5", "from 0", "to 1"]),
+    "not a number of noise": ({"noise": float("nan")}, ["noise is nan"]),
+    "no style scale": ({"style_scale": 0.0}, ["style_scale is 0.0", "more than 0"]),
+    "endless style scale": ({"style_scale": float("inf")}, ["style_scale is inf"]),
+    "not a number of style scale": ({"style_scale": float("nan")}, ["style_scale is nan"]),
+    "unknown padding": ({"padding": "reflect"}, ["'reflect'", "'zero'", "'replicate'"]),
+    "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
+    "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),
+    # Lists cannot be hashed: without a word here the run would end in JAX's own.
+    "a list of layers": ({"content_layers": ["relu4_2"]}, ["content_layers", "tuple"]),
+    "one layer for a tuple": ({"style_layers": "relu1_1"}, ["style_layers", "tuple"]),
+    # Its loss would be reported once and its share of the weight lost.
+    "a layer twice": ({"style_layers": ("relu1_1", "relu1_1")}, ["style_layers", "relu1_1"]),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_refusals(fault):
+    changes, words = REFUSED[fault]
+    with pytest.raises(ValueError) as error:
+        Config(**changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_limits_that_work():
+    Config(steps=1, coarse_steps=1, scales=1, smallest=1, noise=1, style_scale=1e-3)
+    Config(content_layers=())
+    Config(style_layers=())
+
+
+# The ladder of scales
+
+
+class Tired(int):
+    """A side that ends an endless ladder: it can be multiplied two hundred times."""
+
+    uses = 0
+
+    def __mul__(self, other):
+        type(self).uses += 1
+        assert type(self).uses < 200, "the ladder has no end"
+        return int(self) * other
+
+
+@pytest.mark.parametrize("size", [(512, 384), (384, 512), (511, 383), (300, 1001), (129, 127)])
+def test_the_ladder_falls_by_the_root_of_two(size):
+    sizes = Config(smallest=100).sizes(*size)
+    assert sizes[-1] == size
+    longest = [max(s) for s in sizes]
+    # Every scale but the last is as near to its exact size as whole pixels are: no drift.
+    for steps, (height, width) in enumerate(reversed(sizes)):
+        assert abs(height - size[0] / 2 ** (steps / 2)) <= 0.5
+        assert abs(width - size[1] / 2 ** (steps / 2)) <= 0.5
+    assert longest[0] >= 100
+    assert longest[0] / 2**0.5 < 100.5
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_a_known_ladder():
+    assert [s[0] for s in Config(smallest=112).sizes(448, 448)] == [112, 158, 224, 317, 448]
+
+
+@pytest.mark.parametrize("scales", [1, 2, 3])
+def test_as_many_scales_as_asked_for(scales):
+    sizes = Config(scales=scales, smallest=10_000).sizes(256, 200)
+    assert len(sizes) == scales
+    assert sizes[-1] == (256, 200)
+
+
+def test_a_picture_below_the_smallest_has_one_scale():
+    assert Config(smallest=128).sizes(100, 90) == ((100, 90),)
+
+
+@pytest.mark.parametrize("scales", [None, 50])
+def test_the_network_limits_the_ladder(scales):
+    config = Config(scales=scales, smallest=1)
+    least = vgg.minimum_size(config.layers)
+    for size in ((64, 64), (16, 500), (100, 17)):
+        sizes = config.sizes(*size)
+        assert sizes[-1] == size
+        assert min(min(s) for s in sizes) >= least
+        too_small = min(size) * 2 ** (-len(sizes) / 2)
+        assert round(too_small) < least
+
+
+@pytest.mark.parametrize("scales", [None, 64])
+def test_the_ladder_ends_at_one_pixel(scales):
+    """A network that works on one pixel sets no limit, and one pixel cannot shrink."""
+    Tired.uses = 0
+    sizes = Config(scales=scales, smallest=1, **SHALLOW).sizes(Tired(8), Tired(8))
+    assert sizes[-1] == (8, 8)
+    assert len(set(sizes)) == len(sizes)
+    assert sizes == tuple(sorted(sizes))
+
+
+def test_steps_at():
+    assert [Config(steps=9).steps_at(scale, 3) for scale in range(3)] == [9, 9, 9]
+    config = Config(steps=9, coarse_steps=4)
+    assert [config.steps_at(scale, 3) for scale in range(3)] == [4, 4, 9]
+    assert config.steps_at(0, 1) == 9
