@@ -14,6 +14,7 @@ from stylejax import layers, losses, vgg
 from stylejax.canvas import PIXELS, Canvas
 from stylejax.optimizers import Lbfgs, Minimizer
 
+Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -50,10 +51,10 @@ class Config:
     style_statistic: losses.Statistic = losses.RELATIVE_GRAM
     pool: vgg.Pool = layers.average_pool
     padding: vgg.Padding = "replicate-all"
-    precision: Literal["highest", "high", "default"] = "highest"
+    precision: Precision = "highest"
     optimizer: Minimizer = Lbfgs()
     canvas: Canvas = PIXELS
-    steps: int = 100
+    steps: int = 60
     coarse_steps: int | None = None
     scales: int | None = None
     smallest: int = 128
@@ -64,16 +65,22 @@ class Config:
         """Raises ValueError where a number makes no sense."""
         for name, least in (("steps", 1), ("coarse_steps", 1), ("scales", 1), ("smallest", 1)):
             value = getattr(self, name)
-            if value is not None and (value != int(value) or value < least):
+            if value is not None and not (float(value).is_integer() and value >= least):
                 raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
         if not 0 < self.style_scale < float("inf"):
             raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
-        if self.padding not in get_args(vgg.Padding):
-            raise ValueError(
-                f"padding is {self.padding!r}; choose {' or '.join(get_args(vgg.Padding))}"
-            )
+        for name, words in (("padding", vgg.Padding), ("precision", Precision)):
+            value, possible = getattr(self, name), get_args(words)
+            if value not in possible:
+                raise ValueError(f"{name} is {value!r}; choose {' or '.join(possible)}")
+        for name in ("content_layers", "style_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
+            if len(set(value)) < len(value):
+                raise ValueError(f"{name} is {value!r}; name each layer once")
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
 
@@ -94,7 +101,7 @@ class Config:
             shrink = 2 ** (-len(sizes) / 2)
             size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
             too_small = min(size) < least or (self.scales is None and max(size) < self.smallest)
-            if too_small:
+            if too_small or size == sizes[-1]:
                 break
             sizes.append(size)
         return tuple(reversed(sizes))

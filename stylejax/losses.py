@@ -80,7 +80,10 @@ def gram_sums(features: jax.Array, weight: jax.Array | None = None) -> GramSums:
     if weight is None:
         positions = features.shape[0] * features.shape[1]
         return GramSums(gram(features), jnp.asarray(positions, features.dtype))
-    return GramSums(gram(features * jnp.sqrt(weight)[:, :, None]), jnp.sum(weight))
+    channels = features.shape[-1]
+    weighted = (features * weight[:, :, None]).reshape(-1, channels)
+    product = jnp.matmul(weighted.T, features.reshape(-1, channels), precision="highest")
+    return GramSums(product, jnp.sum(weight))
 
 
 def gram_distance(sums: GramSums, target: GramSums) -> jax.Array:
@@ -116,7 +119,8 @@ def gram_blend(sums: Sequence[GramSums], shares: jax.Array) -> GramSums:
       shares: ``[len(sums)]``, adding up to 1.
     """
     means = jnp.stack([s.gram / s.positions for s in sums])
-    return GramSums(jnp.tensordot(shares, means, axes=1, precision="highest"), jnp.ones(()))
+    mean = jnp.tensordot(shares, means, axes=1, precision="highest")
+    return GramSums(mean, jnp.ones((), mean.dtype))
 
 
 class Statistic(NamedTuple):

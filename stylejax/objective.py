@@ -31,8 +31,8 @@ class LossWeights(NamedTuple):
     """
 
     content: Number = 1.0
-    style: Number = 100.0
-    tv: Number = 0.0
+    style: Number = 20.0
+    tv: Number = 0.5
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None
     styles: Sequence[Number] | jax.Array | None = None
@@ -46,7 +46,14 @@ class Targets(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The weighted terms of the objective, scalars that add up to ``total``."""
+    """The weighted terms of the objective, scalars that add up to the total.
+
+    Attributes:
+      total: what is minimised.
+      content: by content layer, ``content * c_l * L_content,l``.
+      style: by style layer, ``style * w_l * E_l``.
+      tv: ``tv * TV``.
+    """
 
     total: jax.Array
     content: dict[str, jax.Array]
@@ -114,7 +121,18 @@ def evaluate(
     loss_weights: LossWeights,
     config: Config,
 ) -> tuple[jax.Array, LossTerms]:
-    """The objective at an image ``[H, W, 3]``: the total and all its terms, in one network pass."""
+    """The objective at an image, in one pass of the network.
+
+    Args:
+      image: ``[H, W, 3]``.
+      params: the network.
+      targets: of ``make_targets``.
+      loss_weights: the coefficients.
+      config: layers, losses and network options.
+
+    Returns:
+      The total, scalar, and all its terms.
+    """
     features = network_features(params, image, config.layers, config)
     content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
@@ -146,8 +164,8 @@ def check_loss_weights(loss_weights: LossWeights, config: Config, styles: int) -
                 f"the config's are {', '.join(layers)}"
             )
     given = loss_weights.styles
-    if given is not None and len(given) != styles:
-        raise ValueError(f"loss_weights.styles has {len(given)} numbers for {styles} styles")
+    if given is not None and (shape := np.shape(given)) != (styles,):  # type: ignore[arg-type]
+        raise ValueError(f"loss_weights.styles has shape {shape} for {styles} styles: one each")
     numbers = jax.tree.leaves(loss_weights)
     if any(isinstance(number, jax.core.Tracer) for number in numbers):
         return

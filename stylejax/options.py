@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from stylejax import layers, vgg
-from stylejax.config import Config
+from stylejax.config import Config, Precision
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.presets import PRESETS, Preset
 
@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
 }
 POOLS = {"avg": layers.average_pool, "max": layers.max_pool}
 PADDINGS = get_args(vgg.Padding)
-PRECISIONS = ("highest", "high", "default")
+PRECISIONS = get_args(Precision)
 
 
 def choice(option: str, value: str, possible: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Both walk the pyramid of scales, coarse to fine, and at each scale call the same two compiled
 functions: ``prepare`` (resize, targets, first evaluation) and ``advance`` (a number of optimizer
-steps on the device). These two are the library's only ``jax.jit``; everything below them is plain
+steps on the device). These are the library's only ``jax.jit``; everything below them is plain
 and composes with the transformations of the caller.
 """
 
@@ -145,8 +145,7 @@ def prepare(
     return config.optimizer.init(fun, z, params, targets, loss_weights), targets
 
 
-@partial(jax.jit, static_argnames=("length", "config"), donate_argnames=("state",))
-def advance(
+def _advance(
     state: State,
     params: vgg.Params,
     targets: Targets,
@@ -156,10 +155,7 @@ def advance(
     length: int,
     config: Config,
 ) -> tuple[State, History]:
-    """Up to ``length`` optimizer steps on the device, none after step ``limit`` or the run's end.
-
-    ``state`` is donated: its buffers hold the returned state.
-    """
+    """Up to ``length`` optimizer steps on the device, none past ``limit`` or the run's end."""
     fun = partial(_objective, config=config)
 
     def body(state: State, index: jax.Array) -> tuple[State, History]:
@@ -173,6 +169,14 @@ def advance(
         return state, History(state.aux, state.evaluations, going)
 
     return jax.lax.scan(body, state, jnp.arange(length))
+
+
+advance = jax.jit(_advance, static_argnames=("length", "config"))
+# For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
+# may differ in size.
+advance_in_place = jax.jit(
+    _advance, static_argnames=("length", "config"), donate_argnames=("state",)
+)
 
 
 def stylize(
@@ -302,7 +306,7 @@ def _chunks(
             )
             if step >= steps or status != Status.RUNNING:
                 break
-            state, rows = advance(
+            state, rows = advance_in_place(
                 state, params, targets, loss_weights, steps - step, length=every, config=config
             )
             rows = _taken(rows)
@@ -358,7 +362,8 @@ def _check_image(name: str, image: Any, least: int, layer: str) -> None:
         )
     if isinstance(image, jax.core.Tracer):
         return
-    low, high = float(image.min()), float(image.max())
+    values = np.asarray(image)  # jnp would trace even what is concrete, inside the caller's jit
+    low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name} has values that are NaN or infinite")
     if low < -1 or high > 2:  # room for pictures that an unclipped run returned

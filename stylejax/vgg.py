@@ -26,7 +26,12 @@ Padding = Literal["zero", "replicate", "replicate-all"]
 
 
 class Architecture(NamedTuple):
-    """How many convolutions each block has, and how wide they are."""
+    """A table that says everything about a VGG.
+
+    Attributes:
+      blocks: convolutions in each block; a pooling ends it.
+      widths: output channels of each block's convolutions.
+    """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
@@ -65,7 +70,7 @@ def architecture_of(params: Params) -> Architecture:
         architecture = Architecture(blocks, widths)
         found = {k: {n: tuple(a.shape) for n, a in v.items()} for k, v in params.items()}
         fits = found == parameter_shapes(architecture)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise ValueError(
@@ -162,6 +167,8 @@ class VGG(nn.Module):
                 if wanted <= features.keys():
                     return {layer: features[layer] for layer in layers}
             x = features[f"pool{block}"] = self.pool(x)
+            if wanted <= features.keys():
+                break
         return {layer: features[layer] for layer in layers}
 
 
@@ -201,8 +208,16 @@ def features(
 
 
 def random_params(key: jax.Array, architecture: Architecture = VGG19) -> dict[str, Any]:
-    """An untrained network: He-normal kernels, zero biases, the original preprocessing."""
-    side = 2 ** len(architecture.blocks)
-    image = jnp.zeros((side, side, 3))
-    network = VGG(architecture)
-    return network.init(key, image, (f"pool{len(architecture.blocks)}",))["params"]
+    """An untrained network: He-normal kernels, zero biases, the original preprocessing.
+
+    Args:
+      key: a ``jax.random`` key.
+      architecture: its shape.
+    """
+    draw = nn.initializers.he_normal()
+    params: dict[str, Any] = {}
+    for layer, shapes in parameter_shapes(architecture).items():
+        key, own = jax.random.split(key)
+        params[layer] = {"kernel": draw(own, shapes["kernel"]), "bias": jnp.zeros(shapes["bias"])}
+    params["input"] = {"kernel": jnp.array(CAFFE_KERNEL), "bias": jnp.array(CAFFE_BIAS)}
+    return params

@@ -84,7 +84,7 @@ REFUSED = {
     "no style scale": ({"style_scale": 0.0}, ["style_scale is 0.0", "more than 0"]),
     "endless style scale": ({"style_scale": float("inf")}, ["style_scale is inf"]),
     "not a number of style scale": ({"style_scale": float("nan")}, ["style_scale is nan"]),
-    "unknown padding": ({"padding": "reflect"}, ["'reflect'", "'zero'", "'replicate'"]),
+    "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
     "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),
     # Lists cannot be hashed: without a word here the run would end in JAX's own.

@@ -1,5 +1,7 @@
 """Gatys' normalisation: means of one, and no other change than a factor for each filter."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,35 +32,32 @@ def alive(tiny):
     }
 
 
-def mean_of(params, photos, layer, pool):
-    """The mean over all images and positions, in float64."""
-    seen = [vgg.features(params, photo, [layer], pool=pool)[layer] for photo in photos]
-    return np.concatenate([np.asarray(f, float).reshape(-1, f.shape[-1]) for f in seen]).mean(0)
+@pytest.fixture
+def means(rng):
+    """Positive numbers: that the network is only rescaled does not depend on what they are."""
+    widths = {"conv1_1": 4, "conv2_1": 6, "conv2_2": 6, "conv3_1": 8}
+    return {name: rng.uniform(1, 100, width).astype(np.float32) for name, width in widths.items()}
+
+
+@partial(jax.jit, static_argnames=("pool", "padding"))
+def seen(params, image, pool, padding="zero"):
+    return vgg.features(params, image, NAMES, pool=pool, padding=padding)
 
 
 @pytest.mark.parametrize("pooling", POOLS)
 def test_mean_activations(tiny, photos, pooling):
+    """Average pooling is the default. The mean is over all images and positions alike."""
     pool = POOLS[pooling]
-    found = normalisation.mean_activations(tiny, photos, pool=pool)
+    options = {} if pooling == "average" else {"pool": pool}
+    found = normalisation.mean_activations(tiny, iter(photos), **options)
+    features = [seen(tiny, photo, pool) for photo in photos]
     assert list(found) == CONVOLUTIONS
     for name in CONVOLUTIONS:
         assert found[name].dtype == np.float32
-        expected = mean_of(tiny, photos, name.replace("conv", "relu"), pool)
+        each = [np.asarray(f[name.replace("conv", "relu")], float) for f in features]
+        expected = np.concatenate([f.reshape(-1, f.shape[-1]) for f in each]).mean(0)
         # Float32 sums over 96 positions.
         assert_allclose(found[name], expected, rtol=1e-5, atol=1e-4)
-
-
-def test_mean_activations_pool_by_averages_unless_told(tiny, photos):
-    default = normalisation.mean_activations(tiny, photos)
-    average = normalisation.mean_activations(tiny, photos, pool=layers.average_pool)
-    for name in CONVOLUTIONS:
-        assert_array_equal(default[name], average[name])
-
-
-def test_mean_activations_take_any_iterable_once(tiny, photos):
-    once = normalisation.mean_activations(tiny, iter(photos))
-    for name, mean in normalisation.mean_activations(tiny, photos).items():
-        assert_array_equal(once[name], mean)
 
 
 def test_mean_activations_without_positions(tiny):
@@ -80,17 +79,10 @@ def test_means_are_one_afterwards(alive, photos, pooling):
 
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 @pytest.mark.parametrize("pooling", POOLS)
-def test_every_layer_is_only_rescaled(rng, alive, photos, pooling, padding):
-    """On any picture, not only the measured ones, before and after the ReLU and the pooling."""
-    means = normalisation.mean_activations(alive, photos)
-    scaled = normalisation.normalise(alive, means)
-    image = jnp.asarray(rng.uniform(size=(11, 9, 3)), np.float32)
-
-    @jax.jit
-    def seen(params):
-        return vgg.features(params, image, NAMES, pool=POOLS[pooling], padding=padding)
-
-    before, after = seen(alive), seen(scaled)
+def test_every_layer_is_only_rescaled(tiny, means, photos, pooling, padding):
+    """Before and after the ReLU and the pooling."""
+    scaled = normalisation.normalise(tiny, means)
+    before, after = (seen(p, photos[0], POOLS[pooling], padding) for p in (tiny, scaled))
     for name in NAMES:
         block = name[4]
         last = [n for n in CONVOLUTIONS if n[4] == block][-1]  # a pooling's filters are its input's
@@ -122,21 +114,19 @@ def test_dead_filters_stay_as_they_are(alive, photos):
     assert_allclose(outgoing, params["conv2_2"]["kernel"][:, :, dead], rtol=1e-6)
 
 
-def test_normalise_is_another_network(alive, photos):
-    before = jax.tree.map(np.copy, alive)
-    means = normalisation.mean_activations(alive, photos)
-    scaled = normalisation.normalise(alive, means)
-    assert vgg.architecture_of(scaled) == vgg.architecture_of(alive)
-    for array, copy in zip(jax.tree.leaves(alive), jax.tree.leaves(before), strict=True):
+def test_normalise_is_another_network(tiny, means):
+    before = jax.tree.map(np.copy, tiny)
+    scaled = normalisation.normalise(tiny, means)
+    assert vgg.architecture_of(scaled) == vgg.architecture_of(tiny)
+    for array, copy in zip(jax.tree.leaves(tiny), jax.tree.leaves(before), strict=True):
         assert_array_equal(array, copy)
-    assert_array_equal(scaled["input"]["kernel"], alive["input"]["kernel"])
-    assert_array_equal(scaled["input"]["bias"], alive["input"]["bias"])
+    assert_array_equal(scaled["input"]["kernel"], tiny["input"]["kernel"])
+    assert_array_equal(scaled["input"]["bias"], tiny["input"]["bias"])
     for array in jax.tree.leaves(scaled):
         assert array.dtype == np.float32
 
 
-def test_means_of_another_network(tiny, photos):
-    means = normalisation.mean_activations(tiny, photos)
+def test_means_of_another_network(tiny, means):
     for wrong in (
         {name: mean for name, mean in means.items() if name != "conv2_2"},
         means | {"conv2_2": np.ones(5, np.float32)},

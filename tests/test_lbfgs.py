@@ -1,0 +1,152 @@
+"""Quasi-Newton: directions and steps against the oracle in float64, values against SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose
+from problems import (
+    CONDITION_100,
+    LINE_SEARCHES,
+    LOGARITHM,
+    MEMORY,
+    QUADRATIC,
+    RIDGE,
+    ROSENBROCK,
+    SHAPE,
+    SIZE,
+    START,
+    Problem,
+    objective,
+    run,
+)
+from scipy.optimize import minimize
+
+from stylejax.optimizers import JaxoptLbfgsb, Lbfgs
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+every = pytest.mark.parametrize("minimizer", LINE_SEARCHES, ids=lambda m: type(m).__name__)
+unbounded = pytest.mark.parametrize("minimizer", LINE_SEARCHES[:2], ids=lambda m: type(m).__name__)
+
+_value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+
+def in_float64(problem):
+    """Value and gradient of the flat vector, as SciPy and the oracle want them."""
+
+    def value_and_grad(x):
+        with jax.enable_x64(True):
+            z = jnp.asarray(np.reshape(x, SHAPE), jnp.float64)
+            (value, _), gradient = _value_and_grad(z, problem)
+        return float(value), np.asarray(gradient).ravel()
+
+    return value_and_grad
+
+
+_init = jax.jit(lambda m, z, problem: m.init(objective, z, problem), static_argnums=0)
+_step = jax.jit(lambda m, state, problem: m.step(objective, state, problem), static_argnums=0)
+
+
+def iterates(minimizer, problem, steps):
+    """Flat iterates and values of a float64 run."""
+    state = _init(minimizer, jnp.asarray(START, jnp.float64), problem)
+    states = [state]
+    for _ in range(steps):
+        state = _step(minimizer, state, problem)
+        states.append(state)
+    points = np.stack([np.asarray(s.z).ravel() for s in states])
+    return points, np.array([float(s.value) for s in states])
+
+
+@unbounded
+@pytest.mark.parametrize("kind", [QUADRATIC, ROSENBROCK])
+def test_the_run_is_the_oracles(minimizer, kind, x64):
+    """Where both searches are content with the full step, as here, the whole runs agree."""
+    problem = Problem(kind, weights=CONDITION_100)
+    steps = 15  # more than twice the memory
+    points, values = iterates(minimizer, problem, steps)
+    point, expected = reference.lbfgs(in_float64(problem), START.ravel(), steps, MEMORY)
+    assert points.dtype == np.float64
+    assert_allclose(values, expected, rtol=1e-10)
+    assert_allclose(points[-1], point, rtol=1e-8)
+
+
+@unbounded
+@pytest.mark.parametrize("kind", [ROSENBROCK, LOGARITHM])
+def test_every_direction_is_the_oracles(minimizer, kind, x64):
+    """Whatever step each search took, the next direction follows from the pairs it left."""
+    problem = Problem(kind)
+    points, _ = iterates(minimizer, problem, 12)
+    gradients = [in_float64(problem)(point)[1] for point in points]
+    pairs = list(zip(np.diff(points, axis=0), np.diff(gradients, axis=0), strict=True))
+    assert all(s @ y > 0 for s, y in pairs)
+    for k, (moved, _) in enumerate(pairs):
+        expected = reference.lbfgs_direction(gradients[k], pairs[max(0, k - MEMORY) : k])
+        assert_allclose(
+            moved / np.linalg.norm(moved), expected / np.linalg.norm(expected), atol=1e-8
+        )
+
+
+@unbounded
+def test_the_first_step_has_length_one(minimizer, x64):
+    """Not the gradient's, whose scale means nothing: a fresh memory moves a picture's unit."""
+    # So flat that the full step is content with any decrease.
+    problem = Problem(QUADRATIC, target=np.full(SIZE, 1e3))
+    points, _ = iterates(minimizer, problem, 1)
+    _, gradient = in_float64(problem)(points[0])
+    size = np.linalg.norm(gradient)
+    moved = points[1] - points[0]
+    assert_allclose(moved / np.linalg.norm(moved), -gradient / size, rtol=1e-10)
+    # optax's search doubles it while the slope stays steep.
+    doublings = np.log2(np.linalg.norm(moved))
+    assert_allclose(doublings, round(doublings), atol=1e-9)
+
+
+@every
+@pytest.mark.parametrize("kind", [QUADRATIC, ROSENBROCK])
+def test_values_are_scipys_for_equal_evaluations(minimizer, kind):
+    problem = Problem(kind, weights=CONDITION_100)
+    value_and_grad, values = in_float64(problem), []
+
+    def recorded(x):
+        value, gradient = value_and_grad(x)
+        values.append(value)
+        return value, gradient
+
+    options = {"maxcor": MEMORY, "ftol": 0, "gtol": 0, "maxiter": 60}
+    bounds = [(0, 1)] * SIZE if isinstance(minimizer, JaxoptLbfgsb) else None
+    minimize(recorded, START.ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = run(minimizer, problem)
+    # jaxopt evaluates twice at each place it comes to, the second time for aux; that is its
+    # affair, not the method's.
+    twice = 0 if isinstance(minimizer, Lbfgs) else 1
+    # In shares of the first value, as the minimum is 0; the boxed methods differ most early on.
+    for step, tolerance in {5: 1e-2, 10: 1e-2, 20: 1e-3, 40: 1e-3}.items():
+        spent = found.evaluations[step] - twice * step
+        theirs = min(values[:spent])
+        assert found.value[step] - theirs <= tolerance * values[0]
+
+
+@every
+def test_concave_places_cost_no_failed_searches(minimizer):
+    """A pair of negative curvature, once stored, would turn the next direction uphill."""
+    problem = Problem(RIDGE, weights=CONDITION_100 / 10, target=np.full(SIZE, 0.5))
+    found = run(minimizer, problem, limit=10)
+    assert found.evaluations[-1] <= 30
+
+
+@every
+def test_line_searches_have_no_reverse_mode(minimizer):
+    """JAX's own error, at the call; Adam is the one to differentiate through."""
+
+    def fun(z, target):
+        return jnp.sum(jnp.square(z - target)), ()
+
+    def after_one_step(target):
+        state = minimizer.init(fun, jnp.asarray(START), target)
+        return minimizer.step(fun, state, target).value
+
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work for"):
+        jax.eval_shape(jax.grad(after_one_step), 0.5)
