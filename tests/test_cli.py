@@ -39,7 +39,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def quiet_cache(tmp_path, monkeypatch):
+def alone(tmp_path, monkeypatch, quick_compilation):
+    """A cache and a folder of its own."""
     monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 

@@ -34,6 +34,11 @@ TWO_SCALES = dataclasses.replace(CONFIG, coarse_steps=3, scales=2)
 WEIGHTS = LossWeights(content=1.0, style=5.0, tv=0.1)
 
 
+@pytest.fixture(autouse=True)
+def quickly(quick_compilation):
+    """Compiling takes longer than running here."""
+
+
 @pytest.fixture(scope="module")
 def params():
     return random_params(jax.random.key(1), TINY)
@@ -89,31 +94,45 @@ def test_jit_with_static_config(params):
     np.testing.assert_allclose(result.image, run(params).image, atol=1e-4)
 
 
+def test_one_compiled_step_per_scale(params):
+    """Neither other weights, nor other pictures of the same sizes, nor more chunks trace again."""
+    transfer.advance_in_place.clear_cache()
+    transfer.prepare.clear_cache()
+    for weight in (1.0, 2.0):
+        weights = WEIGHTS._replace(style=weight)
+        for content, style in ((CONTENT, STYLE), (CONTENT[::-1], OTHER)):
+            more = {"config": TWO_SCALES, "loss_weights": weights, "every": 2}
+            list(iterate(params, content, [style], **more))
+    scales = 2
+    assert transfer.advance_in_place._cache_size() == scales
+    # The first scale starts without a picture, the second goes on from one.
+    assert transfer.prepare._cache_size() == scales
+
+
 def test_iterate_and_stylize_give_the_same_picture(params):
     whole = run(params, TWO_SCALES)
     assert [len(h.taken) for h in whole.history] == [3, 5]
     assert int(whole.evaluations) == sum(int(h.evaluations[-1]) for h in whole.history)
-    for every in (1, 4, 100):
-        chunks = list(
-            iterate(params, CONTENT, [STYLE], config=TWO_SCALES, loss_weights=WEIGHTS, every=every)
-        )
-        np.testing.assert_allclose(chunks[-1].image, whole.image, atol=1e-5)
-        assert chunks[-1].evaluations == int(whole.evaluations)
-        for scale, history in enumerate(whole.history):
-            parts = [c for c in chunks if c.scale == scale]
-            assert parts[0].step == 0 and parts[-1].step == parts[-1].steps == len(history.taken)
-            total = np.concatenate([c.history.terms.total for c in parts[1:]])
-            np.testing.assert_allclose(total, history.terms.total, rtol=1e-4)
-            assert [c.terms.total for c in parts] == [c.history.terms.total[-1] for c in parts]
+    chunks = list(
+        iterate(params, CONTENT, [STYLE], config=TWO_SCALES, loss_weights=WEIGHTS, every=2)
+    )
+    np.testing.assert_allclose(chunks[-1].image, whole.image, atol=1e-5)
+    assert chunks[-1].evaluations == int(whole.evaluations)
+    for scale, history in enumerate(whole.history):
+        parts = [c for c in chunks if c.scale == scale]
+        assert [p.step for p in parts] == [*range(0, parts[0].steps, 2), parts[0].steps]
+        total = np.concatenate([c.history.terms.total for c in parts[1:]])
+        np.testing.assert_allclose(total, history.terms.total, rtol=1e-4)
+        assert [c.terms.total for c in parts] == [c.history.terms.total[-1] for c in parts]
 
 
 def test_iterate_may_be_left_early_and_its_images_stay_valid(params):
     images = []
-    for progress in iterate(params, CONTENT, [STYLE], config=CONFIG, every=1):
+    for progress in iterate(params, CONTENT, [STYLE], config=TWO_SCALES, every=2):
         images.append((progress.image, progress.image.copy()))
-        if len(images) == 4:
+        if len(images) == 3:
             break
-    assert len({held.tobytes() for held, _ in images}) == 4
+    assert len({held.tobytes() for held, _ in images}) == 3
     for held, copy in images:
         np.testing.assert_array_equal(held, copy)
 
@@ -179,7 +198,8 @@ for exact, estimate in zip(gradient, numeric):
 def test_grad_through_adam_matches_finite_differences_in_float64():
     """In a process of its own, because float64 is a switch of the whole of JAX."""
     tests = os.path.dirname(__file__)
-    subprocess.run([sys.executable, "-c", GRADIENT], cwd=tests, check=True, timeout=300)
+    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    subprocess.run([sys.executable, "-c", GRADIENT], cwd=tests, env=env, check=True, timeout=300)
 
 
 @pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
@@ -194,23 +214,9 @@ def test_exports_for_cpu_cuda_and_tpu(params, optimizer):
     exported = jax.export.export(fun, platforms=("cpu", "cuda", "tpu"))(*shapes)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.out_avals[0].shape == CONTENT.shape
-    image = exported.call(params, CONTENT, STYLE)
-    np.testing.assert_allclose(image, run(params, config, None).image, atol=1e-4)
-
-
-def test_one_compiled_step_per_scale(params):
-    """Neither other weights, nor other pictures of the same sizes, nor more chunks trace again."""
-    transfer.advance_in_place.clear_cache()
-    transfer.prepare.clear_cache()
-    for weight in (1.0, 2.0):
-        weights = WEIGHTS._replace(style=weight)
-        for content, style in ((CONTENT, STYLE), (CONTENT[::-1], OTHER)):
-            more = {"config": TWO_SCALES, "loss_weights": weights, "every": 2}
-            list(iterate(params, content, [style], **more))
-    scales = 2
-    assert transfer.advance_in_place._cache_size() == scales
-    # The first scale starts without a picture, the second goes on from one.
-    assert transfer.prepare._cache_size() == scales
+    if isinstance(optimizer, Adam):  # one is enough: calling compiles once more
+        image = exported.call(params, CONTENT, STYLE)
+        np.testing.assert_allclose(image, run(params, config, None).image, atol=1e-4)
 
 
 def test_same_key_same_picture_other_key_other_picture(params):
@@ -277,12 +283,13 @@ def test_broken_network_ends_with_the_start_image_and_says_so(params, optimizer)
     assert not np.any(result.history[0].taken)
 
 
-def test_at_rest_from_the_start(params):
-    """A photo in its own style has nothing to gain: no step is taken, none fails."""
+def test_a_photo_in_its_own_style_stays_as_it_is(params):
+    """All that is left is the rounding of two network passes, which no line search can lower."""
     weights = LossWeights(content=1.0, style=1.0, tv=0.0)
     result = stylize(params, CONTENT, [CONTENT], config=CONFIG, loss_weights=weights)
-    assert Status(int(result.status)) == Status.CONVERGED
     np.testing.assert_allclose(result.image, CONTENT, atol=1e-6)
+    assert result.history[0].terms.total[-1] < 1e-10
+    assert int(result.status) in (Status.CONVERGED, Status.STALLED)
 
 
 @pytest.mark.parametrize(
