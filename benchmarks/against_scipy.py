@@ -14,14 +14,14 @@ import jax
 import numpy as np
 import scipy.optimize
 
-from stylejax import Config, LossWeights, evaluate, images, make_targets, stylize, weights
+from stylejax import DEFAULT_WEIGHTS, Config, evaluate, images, make_targets, stylize, weights
 
 
 def scipy_curve(
     params: dict, content: np.ndarray, style: np.ndarray, config: Config, n: int
 ) -> list:
     """The lowest loss so far after each of SciPy's first ``n`` evaluations."""
-    loss_weights = LossWeights()
+    loss_weights = DEFAULT_WEIGHTS
     targets = jax.jit(make_targets, static_argnames="config")(
         params, content, [style], loss_weights, config=config
     )

@@ -15,7 +15,8 @@ from stylejax.vgg import VGG19, Architecture, features, random_params
 
 # The objective
 from stylejax.config import Config
-from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
+from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights, Targets
+from stylejax.objective import evaluate, make_targets
 
 # Optimizers
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer, Status
@@ -26,6 +27,7 @@ from stylejax.transfer import History, Progress, Result, iterate, stylize
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEFAULT_WEIGHTS",
     "VGG19",
     "Adam",
     "Architecture",

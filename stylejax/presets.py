@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stylejax import layers, losses, normalisation, vgg
 from stylejax.config import Config
-from stylejax.objective import LossWeights
+from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 
 
 def _unchanged(params: vgg.Params) -> vgg.Params:
@@ -34,7 +34,7 @@ class Preset(NamedTuple):
 
 DEFAULT = Preset(
     config=Config(),
-    loss_weights=LossWeights(),
+    loss_weights=DEFAULT_WEIGHTS,
     prepare=_unchanged,
     summary="tuned for how the result looks from 256 to 1024 pixels",
 )

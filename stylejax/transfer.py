@@ -17,6 +17,7 @@ import numpy as np
 from stylejax import canvas, images, vgg
 from stylejax.config import Config
 from stylejax.objective import (
+    DEFAULT_WEIGHTS,
     LossTerms,
     LossWeights,
     Targets,
@@ -199,7 +200,7 @@ def stylize(
       content: ``[H, W, 3]`` float, sRGB in [0, 1]; the picture has its size and dtype.
       styles: the paintings, ``[h, w, 3]`` each, of any sizes.
       config: everything static; None is ``Config()``.
-      loss_weights: the coefficients, traced; None is ``LossWeights()``.
+      loss_weights: the coefficients, traced; None is ``objective.DEFAULT_WEIGHTS``.
       key: a ``jax.random`` key for the start image's noise; None is ``jax.random.key(0)``.
       init: ``[h, w, 3]``, a picture to start from instead of what ``config.noise`` says.
 
@@ -210,7 +211,7 @@ def stylize(
       ValueError: before anything is compiled, for shapes, dtypes, ranges, layers and numbers that
         cannot work; the message names the value, the limit and the remedy.
     """
-    config, loss_weights = config or Config(), loss_weights or LossWeights()
+    config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
     key = jax.random.key(0) if key is None else key
     check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     sizes = config.sizes(*content.shape[:2])
@@ -264,7 +265,7 @@ def iterate(
     Raises:
       ValueError: as ``stylize``, at the call, not at the first use.
     """
-    config, loss_weights = config or Config(), loss_weights or LossWeights()
+    config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
     key = jax.random.key(0) if key is None else key
     check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     if every < 1:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from problems import (
     CONDITION_100,
     LINE_SEARCHES,
@@ -23,7 +23,7 @@ from problems import (
 )
 from scipy.optimize import minimize
 
-from stylejax.optimizers import JaxoptLbfgsb, Lbfgs
+from stylejax.optimizers import JaxoptLbfgsb, Lbfgs, Status
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -102,6 +102,55 @@ def test_the_first_step_has_length_one(minimizer, x64):
     # optax's search doubles it while the slope stays steep.
     doublings = np.log2(np.linalg.norm(moved))
     assert_allclose(doublings, round(doublings), atol=1e-9)
+
+
+def after_steps(minimizer, problem, steps=4):
+    state = _init(minimizer, jnp.asarray(START, jnp.float64), problem)
+    for _ in range(steps):
+        state = _step(minimizer, state, problem)
+    return state
+
+
+def assert_steepest_descent(before, after, problem):
+    moved = np.asarray(after.z - before.z).ravel()
+    _, gradient = in_float64(problem)(before.z)
+    assert after.value < before.value
+    assert_allclose(moved / np.linalg.norm(moved), -gradient / np.linalg.norm(gradient), atol=1e-8)
+
+
+def exaggerated(state):
+    """The state with stored steps so long that no trial of the next search can succeed."""
+    name, steps = ("inner", "s_history")
+    if hasattr(state.engine, "memory"):
+        name, steps = ("memory", "diff_params_memory")
+    pairs = getattr(state.engine, name)
+    pairs = pairs._replace(**{steps: 1e6 * getattr(pairs, steps)})
+    return state._replace(engine=state.engine._replace(**{name: pairs}))
+
+
+@unbounded
+def test_a_failed_search_is_followed_by_steepest_descent(minimizer, x64):
+    """From the same place, its own gradient, and a memory that is empty again."""
+    problem = Problem(QUADRATIC, weights=CONDITION_100)
+    state = after_steps(minimizer, problem)
+    failed = _step(minimizer, exaggerated(state), problem)
+    assert failed.status == Status.RUNNING
+    assert failed.evaluations > state.evaluations + 1
+    assert_array_equal(failed.z, state.z)
+    assert failed.value == state.value
+    assert_steepest_descent(failed, _step(minimizer, failed, problem), problem)
+
+
+def test_a_pair_of_negative_curvature_is_not_stored(x64):
+    """Optax would store it; a search that ends on its last trial can leave one."""
+    minimizer, problem = LINE_SEARCHES[0], Problem(QUADRATIC, weights=CONDITION_100)
+    state = after_steps(minimizer, problem)
+    engine = state.engine
+    # As if the gradient had changed by the opposite of the step.
+    before = engine.gradient * engine.unit + (state.z - engine.memory.params)
+    memory = engine.memory._replace(updates=before)
+    bent = state._replace(engine=engine._replace(memory=memory))
+    assert_steepest_descent(bent, _step(minimizer, bent, problem), problem)
 
 
 @every
