@@ -37,7 +37,8 @@ class Adam:
     average: float = 0.0
 
     def _rule(self) -> Any:
-        return optax.adam(self.learning_rate, self.beta1, self.beta2)
+        # The root's epsilon keeps derivatives through a step finite where a gradient is zero.
+        return optax.adam(self.learning_rate, self.beta1, self.beta2, eps_root=1e-16)
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """Evaluates ``fun`` at ``z``."""

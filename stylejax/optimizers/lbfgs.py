@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stylejax.optimizers.minimizer import Fun, State, judge, select, start, unit
+from stylejax.optimizers.minimizer import Fun, State, judge, select, start, typed, unit
 
 
 class _LbfgsEngine(NamedTuple):
@@ -98,7 +98,7 @@ class Lbfgs:
             memory=_forget(memory, unless=verdict.improved),
             search=searched,
         )
-        return State(
+        new = State(
             z=z,
             value=kept(searched.value / old.unit, state.value),
             aux=kept(new_aux, state.aux),
@@ -107,6 +107,7 @@ class Lbfgs:
             evaluations=state.evaluations + searched.info.num_linesearch_steps,
             engine=engine,
         )
+        return typed(new, state)
 
 
 def _curved(memory: Any, z: jax.Array, gradient: jax.Array) -> jax.Array:

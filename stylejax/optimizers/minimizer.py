@@ -170,6 +170,11 @@ def judge(
     return Verdict(improved, failures, status.astype(jnp.int32))
 
 
+def typed(new: State, old: State) -> State:
+    """``new`` in the dtypes of ``old``, which promotion under float64 would otherwise widen."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+
 def select(condition: jax.Array, new: Any, old: Any) -> Any:
     """``new`` where the scalar condition holds, otherwise ``old``, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
