@@ -41,7 +41,8 @@ DEFAULT = Preset(
 
 # "A Neural Algorithm of Artistic Style", 2015: white noise, average pooling, content from
 # "conv4_2" (relu4_2 here), style from relu1_1 to relu5_1 with w_l = 1/5, on a network normalised
-# as in normalisation.py; the ratio alpha/beta of figure 2 is 1e-3 (rows B to D) or 1e-4.
+# as in normalisation.py. alpha/beta is the largest of figure 3's columns, 1e-2: with the content
+# loss per feature (docs/decisions.md says why) figure 2's 1e-3 leaves hardly a trace of the photo.
 GATYS2015 = Preset(
     config=Config(
         content_loss=losses.content_loss_per_element,
@@ -52,9 +53,9 @@ GATYS2015 = Preset(
         scales=1,
         noise=1.0,
     ),
-    loss_weights=LossWeights(content=1e-3, style=1.0, tv=0.0),
+    loss_weights=LossWeights(content=1e-2, style=1.0, tv=0.0),
     prepare=_normalised,
-    summary="the paper: white noise, one scale, eq. 7 with alpha/beta = 1e-3",
+    summary="the paper: white noise, one scale, eq. 7 with alpha/beta = 1e-2",
 )
 
 PRESETS = {"default": DEFAULT, "gatys2015": GATYS2015}

@@ -16,7 +16,10 @@ QUADRATIC_100 = Problem(QUADRATIC, weights=CONDITION_100)
 
 
 def test_the_rule_by_hand():
-    """Kingma and Ba, algorithm 1, on the gradient divided by the first one's root mean square."""
+    """Kingma and Ba, algorithm 1, on the gradient divided by the first one's root mean square.
+
+    What is not theirs is the epsilon under the root.
+    """
     # The first two gradients are near Adam's epsilon, which shows what it is measured by.
     weights = np.concatenate([[1e-6, 1e-5], CONDITION_100[2:]])
     x, m, v = START.ravel().astype(np.float64), np.zeros(SIZE), np.zeros(SIZE)
@@ -26,7 +29,7 @@ def test_the_rule_by_hand():
         g = unit * weights * (x - TARGET)
         m = 0.9 * m + 0.1 * g
         v = 0.99 * v + 0.01 * g**2
-        x = x - 0.02 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        x = x - 0.02 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t) + 1e-24) + 1e-8)
         points.append(x)
     found = run(ADAM, Problem(QUADRATIC, weights=weights), limit=40)
     assert_allclose(found.z.reshape(41, SIZE), points, atol=2e-5)
@@ -85,7 +88,7 @@ def test_derivatives_through_the_steps(fun, minimizer, x64):
         return state.value + jnp.sum(state.best * shares)
 
     end = jax.jit(end)
-    # Central differences of smooth functions: errors of 1e-12 and of 1e-16 / 1e-6.
+    # Central differences of smooth functions: errors of 1e-12 and of 1e-24 / 1e-6.
     expected = finite_difference(end, 0.7, 1.0, step=1e-6)
     assert abs(expected) > 0.01
     assert_allclose(jax.grad(end)(0.7), expected, rtol=1e-6)

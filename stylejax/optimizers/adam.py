@@ -38,7 +38,7 @@ class Adam:
 
     def _rule(self) -> Any:
         # The root's epsilon keeps derivatives through a step finite where a gradient is zero.
-        return optax.adam(self.learning_rate, self.beta1, self.beta2, eps_root=1e-16)
+        return optax.adam(self.learning_rate, self.beta1, self.beta2, eps_root=1e-24)
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """Evaluates ``fun`` at ``z``."""

@@ -80,7 +80,8 @@ def _step(
         before,
         after,
         inner.grad,
-        sound=jnp.isfinite(after),
+        # Where not even the last trial was finite, jaxopt's step size is exactly zero.
+        sound=jnp.isfinite(after) & (inner.stepsize > 0),
         # What a quadratic model with the last known curvature promises along the (projected)
         # gradient; infinite before any is known. jaxopt does not tell more of a failed search.
         predicted=old.inverse_curvature * jnp.square(_rest(state.z, old.inner.grad, box)) / 2,
@@ -142,6 +143,7 @@ class JaxoptLbfgs:
             maxls=self.trials,
             tol=0.0,
             implicit_diff=False,
+            unroll=False,
         )
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
@@ -178,6 +180,7 @@ class JaxoptLbfgsb:
             maxls=self.trials,
             tol=0.0,
             implicit_diff=False,
+            unroll=False,
         )
 
     def _box(self, z: jax.Array) -> tuple[tuple[jax.Array, jax.Array]]:

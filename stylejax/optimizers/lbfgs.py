@@ -95,7 +95,7 @@ class Lbfgs:
             gradient=kept(new_gradient / old.unit, old.gradient),
             unit=old.unit,
             failures=verdict.failures,
-            memory=_forget(memory, unless=verdict.improved),
+            memory=memory,  # after a failed step the newest pair is zero: not curved, forgotten
             search=searched,
         )
         new = State(

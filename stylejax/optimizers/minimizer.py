@@ -8,7 +8,8 @@ A minimizer is a frozen, hashable record of settings with
     one iteration.
 
 ``fun(z, *args) -> (value, aux)``: what is optimised comes first, everything else travels in
-``args``; ``aux`` is a pytree of scalars that is reported, not optimised. Once ``state.status`` is
+``args``; ``aux`` is a pytree of scalars that is reported, not optimised, and finite wherever the
+value is. Once ``state.status`` is
 no longer ``RUNNING`` the run is over and no further step is to be taken.
 
 The scale of the objective does not matter: a float32 L-BFGS stalls without a word where values
