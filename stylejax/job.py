@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,8 +246,13 @@ def _write(
     job: Job, picture: np.ndarray, provenance: dict[str, Any], trace: list[record.Entry]
 ) -> None:
     output: Path = job.given["output"]
-    text = json.dumps(provenance)
-    images.save(output, picture, alpha=job.alpha, metadata={"stylejax": text})
+    metadata = {"stylejax": json.dumps(provenance)}
+    try:
+        images.save(output, picture, alpha=job.alpha, metadata=metadata)
+    except OSError as error:
+        rescue = Path(tempfile.gettempdir()) / output.name
+        images.save(rescue, picture, alpha=job.alpha, metadata=metadata)
+        raise OSError(f"{error}; the picture is in {rescue}") from error
     if job.given["write_record"]:
         record.write(output.with_suffix(".json"), {**provenance, "history": record.history(trace)})
 

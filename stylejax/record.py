@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import stylejax
 from stylejax.files import replacing
 from stylejax.optimizers import Status
 from stylejax.transfer import History, Progress
 
-PACKAGES = ("stylejax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
     """Of Python and of every package that takes part in the numbers."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    return {"stylejax": stylejax.__version__, "python": platform.python_version(), **found}
 
 
 def file_digest(path: str | Path) -> str:

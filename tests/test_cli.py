@@ -269,13 +269,21 @@ def test_a_run_that_meets_nan_keeps_a_picture_and_exits_with_1(run, folder, monk
 def test_failing_to_write_harms_nothing(run, tmp_path, monkeypatch):
     (tmp_path / "out.png").write_bytes(b"precious")
 
-    def full(*arguments, **more):
-        raise OSError(28, "No space left on device")
+    save, rescue = images.save, tmp_path / "rescue"
+    rescue.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(rescue))
+
+    def full(path, *arguments, **more):
+        if path.parent != rescue:
+            raise OSError("cannot write: No space left on device")
+        save(path, *arguments, **more)
 
     monkeypatch.setattr(images, "save", full)
     status, said, output = run("--quiet")
     assert status == 2 and "No space left" in said and said.count("\n") == 1
     assert output.read_bytes() == b"precious"
+    assert "the picture is in" in said
+    assert images.load(rescue / "out.png").image.shape == (23, 32, 3)
 
 
 def test_ctrl_c_keeps_the_picture_so_far(folder, tmp_path):
