@@ -2,7 +2,7 @@
 
 Both walk the pyramid of scales, coarse to fine, and at each scale call the same two compiled
 functions: ``prepare`` (resize, targets, first evaluation) and ``advance`` (a number of optimizer
-steps on the device). These are the library's only ``jax.jit``; everything below them is plain
+steps on the device). The library compiles nothing else on this way; everything below is plain
 and composes with the transformations of the caller.
 """
 
