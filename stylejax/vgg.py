@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from stylejax.layers import Precision, average_pool, convolve
+from stylejax.layers import Precision, average_pool, convolve, convolve_replicating
 
 Params = Mapping[str, Mapping[str, Any]]
 Pool = Callable[[jax.Array], jax.Array]
@@ -136,9 +136,8 @@ class Convolution(nn.Module):
         shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
-        if self.replicate:
-            x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge")
-        return convolve(x, kernel, self.precision, 0 if self.replicate else 1) + bias[None, None]
+        apply = convolve_replicating if self.replicate else convolve
+        return apply(x, kernel, self.precision) + bias[None, None]
 
 
 class VGG(nn.Module):
