@@ -49,15 +49,17 @@ def pull(f, cotangent, *args):
 # Values and gradients in float64, where rounding is 1e-16 and 1e-12 leaves nothing to chance
 
 
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
 @pytest.mark.parametrize("size", SIZES)
-def test_convolve(rng, x64, size):
+def test_convolve(rng, x64, size, padding):
+    operation = {"zero": layers.convolve, "replicate": layers.convolve_replicating}[padding]
     x, kernel = rng.normal(size=(*size, 3)), rng.normal(size=(3, 3, 3, 2))
     cotangent = rng.normal(size=(*size, 2))
-    out = jax.jit(layers.convolve)(x, kernel)
+    out = jax.jit(operation)(x, kernel)
     assert out.dtype == np.float64
-    assert_allclose(out, reference.convolve(x, kernel), rtol=0, atol=1e-12)
-    dx, dkernel = pull(layers.convolve, cotangent, x, kernel)
-    expected_dx, expected_dkernel = reference.convolve_gradient(x, kernel, cotangent)
+    assert_allclose(out, reference.convolve(x, kernel, padding=padding), rtol=0, atol=1e-12)
+    dx, dkernel = pull(operation, cotangent, x, kernel)
+    expected_dx, expected_dkernel = reference.convolve_gradient(x, kernel, cotangent, padding)
     assert_allclose(dx, expected_dx, rtol=0, atol=1e-12)
     assert_allclose(dkernel, expected_dkernel, rtol=0, atol=1e-12)
     assert np.abs(dkernel).max() > 0.1  # a rule that forgot the kernel would give zeros
@@ -143,10 +145,10 @@ def second(f, *args):
     return jax.jit(jax.grad(slope))
 
 
-@pytest.mark.parametrize("name", ["convolve", "average_pool", "max_pool"])
+@pytest.mark.parametrize("name", ["convolve", "convolve_replicating", "average_pool", "max_pool"])
 def test_second_derivatives(rng, x64, name):
     x = rng.normal(size=(5, 4, 2))
-    args = (x, rng.normal(size=(3, 3, 2, 3))) if name == "convolve" else (x,)
+    args = (x, rng.normal(size=(3, 3, 2, 3))) if "convolve" in name else (x,)
     operation = getattr(layers, name)
 
     def f(*args):
@@ -172,13 +174,14 @@ def operations(rng, batch):
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 2)), np.float32)
     made = {
         "convolve": lambda x: layers.convolve(x, kernel),
+        "convolve_replicating": lambda x: layers.convolve_replicating(x, kernel),
         "average_pool": layers.average_pool,
         "max_pool": layers.max_pool,
     }
     return x, {name: (lambda x, f=f: jnp.sum(jnp.sin(f(x)))) for name, f in made.items()}
 
 
-@pytest.mark.parametrize("name", ["convolve", "average_pool", "max_pool"])
+@pytest.mark.parametrize("name", ["convolve", "convolve_replicating", "average_pool", "max_pool"])
 def test_vmap_and_scan_change_nothing(rng, name):
     x, losses = operations(rng, 3)
     gradient = jax.grad(losses[name])

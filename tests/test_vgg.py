@@ -83,6 +83,25 @@ def test_a_constant_picture_has_a_frame_with_zero_padding_only(tiny):
     assert np.abs(framed[0] - flat[0]).max() > 1
 
 
+def test_replicate_all_repeats_the_border_at_every_convolution(rng, x64, tiny):
+    image = rng.random((9, 11, 3))
+    found = vgg.features(tiny, image, NAMES, padding="replicate-all")
+    x = reference.preprocess(image, **tiny["input"])
+    for block, depth in enumerate(BLOCKS, start=1):
+        for index in range(1, depth + 1):
+            layer = tiny[f"conv{block}_{index}"]
+            x = reference.convolve(x, layer["kernel"], layer["bias"], padding="replicate")
+            assert_allclose(found[f"conv{block}_{index}"], x, rtol=1e-10, atol=1e-8)
+            x = reference.relu(x)
+        x = reference.average_pool(x)
+
+
+def test_a_constant_picture_has_no_frame_at_any_layer_with_replicate_all(tiny):
+    flat = vgg.features(tiny, np.full((16, 16, 3), 0.3, np.float32), NAMES, padding="replicate-all")
+    for values in flat.values():
+        assert_allclose(values, np.broadcast_to(values[:1, :1], values.shape), rtol=1e-4, atol=1e-2)
+
+
 def test_default_options_are_average_pooling_and_zero_padding(rng, tiny):
     image = jnp.asarray(rng.uniform(size=(8, 8, 3)), np.float32)
     given = vgg.features(tiny, image, NAMES, pool=layers.average_pool, padding="zero")
