@@ -187,9 +187,11 @@ def test_vmap_and_scan_change_nothing(rng, name):
     gradient = jax.grad(losses[name])
     single = np.stack([jax.jit(gradient)(one) for one in x])
     _, scanned = jax.jit(lambda x: jax.lax.scan(lambda c, one: (c, gradient(one)), 0, x))(x)
-    # The same sums of 27 numbers near one in another order: 1e-6.
-    assert_allclose(jax.jit(jax.vmap(gradient))(x), single, rtol=0, atol=2e-6)
-    assert_allclose(scanned, single, rtol=0, atol=2e-6)
+    # The same sums of 27 numbers near one in another order: 1e-6. A repeated corner is counted four
+    # times, in sums added up in four parts.
+    atol = 6e-6 if "replicating" in name else 2e-6
+    assert_allclose(jax.jit(jax.vmap(gradient))(x), single, rtol=0, atol=atol)
+    assert_allclose(scanned, single, rtol=0, atol=atol)
 
 
 def test_vmap_over_kernels(rng):
