@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import rich.console
 
-from stylejax import display, images, options, record, transfer, vgg, weights
+from stylejax import arguments, display, images, options, record, transfer, vgg, weights
 from stylejax.optimizers import Status
 from stylejax.presets import Preset
 
@@ -64,7 +64,7 @@ def plan(given: dict[str, Any]) -> Job:
     size = (content.shape[0], content.shape[1])
     styles = tuple(_painting(path, size, preset) for path in given["paintings"])
     init = None if start_file is None else images.load(start_file).image
-    transfer.check(
+    arguments.check(
         _unloaded(),
         content,
         styles,
@@ -141,7 +141,7 @@ def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
     """A painting at the largest size that any scale will want of it."""
     image = images.load(path).image
     if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
-        return image  # for transfer.check to refuse
+        return image  # for arguments.check to refuse
     return np.asarray(images.resize(image, *transfer.style_size(image.shape, size, preset.config)))
 
 

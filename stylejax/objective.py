@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from stylejax import losses, vgg
 from stylejax.config import Config
@@ -157,35 +156,3 @@ def evaluate(
     tv = loss_weights.tv * losses.total_variation(image)
     total = sum(content.values()) + sum(style.values()) + tv
     return total, LossTerms(total=total, content=content, style=style, tv=tv)
-
-
-def _count(numbers: Any) -> int | str:
-    """How many numbers a list or vector has, also where they are traced."""
-    if hasattr(numbers, "ndim"):
-        return numbers.shape[0] if numbers.ndim == 1 else f"{numbers.ndim} axes of"
-    return len(numbers) if isinstance(numbers, Sequence) else "no list of"
-
-
-def check_loss_weights(loss_weights: LossWeights, config: Config, styles: int) -> None:
-    """Raises ValueError for coefficients that do not fit; values are read only where concrete."""
-    for name in ("content_layers", "style_layers"):
-        given, layers = getattr(loss_weights, name), getattr(config, name)
-        if given is not None and set(given) != set(layers):
-            raise ValueError(
-                f"loss_weights.{name} names {', '.join(given) or 'nothing'}; "
-                f"the config's are {', '.join(layers)}"
-            )
-    given = loss_weights.styles
-    if given is not None and (found := _count(given)) != styles:
-        raise ValueError(
-            f"loss_weights.styles has {found} numbers for {styles} styles; give one each"
-        )
-    numbers = jax.tree.leaves(loss_weights)
-    if any(isinstance(number, jax.core.Tracer) for number in numbers):
-        return
-    for number in numbers:
-        value = np.asarray(number)
-        if not np.all(np.isfinite(value)) or np.any(value < 0):
-            raise ValueError(f"a loss weight is {value}; weights are finite and not negative")
-    if given is not None and np.sum(np.asarray(given, float)) <= 0:
-        raise ValueError("loss_weights.styles add up to 0; give one style a weight")

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import canvas, images, vgg
+from stylejax import arguments, canvas, images, vgg
 from stylejax.config import Config
 from stylejax.objective import (
     DEFAULT_WEIGHTS,
     LossTerms,
     LossWeights,
     Targets,
-    check_loss_weights,
     evaluate,
     make_targets,
 )
@@ -212,8 +211,8 @@ def stylize(
         cannot work; the message names the value, the limit and the remedy.
     """
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
+    arguments.check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     key = jax.random.key(0) if key is None else key
-    check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     params = _on_device(params)
     sizes = config.sizes(*content.shape[:2])
     picture, history, states = init, [], []
@@ -267,8 +266,8 @@ def iterate(
       ValueError: as ``stylize``, at the call, not at the first use.
     """
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
+    arguments.check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     key = jax.random.key(0) if key is None else key
-    check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1")
     return _chunks(params, content, tuple(styles), config, loss_weights, key, init, every)
@@ -326,53 +325,3 @@ def _taken(rows: History) -> History:
     """The rows of steps that were taken, on the host."""
     taken = np.asarray(rows.taken)
     return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
-
-
-def check(
-    params: vgg.Params,
-    content: Any,
-    styles: Sequence[Any],
-    *,
-    config: Config,
-    loss_weights: LossWeights,
-    init: Any = None,
-) -> None:
-    """Raises ValueError for arguments that cannot work; values are read only where concrete."""
-    vgg.check_layers(config.layers, vgg.architecture_of(params))
-    if not isinstance(styles, Sequence) or not styles:
-        raise ValueError("styles must be a list of one or more images, e.g. [painting]")
-    least = vgg.minimum_size(config.layers)
-    deepest = max(config.layers, key=lambda layer: vgg.minimum_size([layer]))
-    _check_image("content", content, least, deepest)
-    for index, style in enumerate(styles):
-        _check_image(f"styles[{index}]", style, least, deepest)
-    if init is not None:
-        _check_image("init", init, 1, "")
-    possible = len(config.sizes(*content.shape[:2]))
-    if config.scales is not None and config.scales > possible:
-        raise ValueError(
-            f"{config.scales} scales would shrink the picture below the {least} pixels that "
-            f"{deepest} needs; at {content.shape[1]}x{content.shape[0]} take at most {possible}"
-        )
-    check_loss_weights(loss_weights, config, len(styles))
-
-
-def _check_image(name: str, image: Any, least: int, layer: str) -> None:
-    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", np.object_)
-    if shape is None or len(shape) != 3 or shape[2] != 3:
-        raise ValueError(f"{name} must be an array [height, width, 3], got {shape or type(image)}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"{name} is {dtype}; give floats in [0, 1], e.g. array / 255.0")
-    if min(shape[:2]) < least:
-        raise ValueError(
-            f"{name} is {shape[1]}x{shape[0]} pixels; {layer} needs at least {least}x{least}: "
-            "use a larger image or shallower layers"
-        )
-    if isinstance(image, jax.core.Tracer):
-        return
-    values = np.asarray(image)  # jnp would trace even what is concrete, inside the caller's jit
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{name} has values that are NaN or infinite")
-    if low < -1 or high > 2:  # room for pictures that an unclipped run returned
-        raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; give sRGB in [0, 1]")

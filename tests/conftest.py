@@ -71,7 +71,7 @@ def vgg19_file(shared) -> Path:
 
 @pytest.fixture(scope="session")
 def real_params(vgg19_file, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
-    """The real VGG-19, converted into a folder of this session."""
+    """The real VGG-19, converted into a folder of this test run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STYLEJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         return weights.load(weights.resolve(vgg19_file))

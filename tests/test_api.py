@@ -31,6 +31,7 @@ BY_POSITION = {
     "cli.py:main": "argv, as of every main",
     "convert.py:read_keras": "one kind of reader, `reader(path)`, in the table of checkpoints",
     "layers.py:convolve": "custom_vjp takes static arguments by position",
+    "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
     "losses.py:gram_sums": "`accumulate(features, weight)` of every statistic",
     "vgg.py:check_layers": "the network beside its layers",
     "vgg.py:random_params": "`random_params(key, VGG19)` reads by itself",

@@ -11,8 +11,9 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
 from stylejax import images, layers, losses
+from stylejax.arguments import check_loss_weights
 from stylejax.config import Config
-from stylejax.objective import LossWeights, check_loss_weights, evaluate, make_targets
+from stylejax.objective import LossWeights, evaluate, make_targets
 from stylejax.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

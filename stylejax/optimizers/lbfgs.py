@@ -61,24 +61,14 @@ class Lbfgs:
         ahead, memory = direction.update(gradient, memory, state.z)
         slope = jnp.vdot(ahead, gradient, precision="highest")
 
-        # The line search carries a gradient from trial to trial but no aux. Variables that stay
-        # zero and whose derivatives are aux bring it along: the updates along them are zero, so
-        # neither slopes nor steps notice.
         probe = jax.tree.map(jnp.zeros_like, state.aux)
-
-        def probed(point: tuple[jax.Array, Any]) -> jax.Array:
-            z, probe = point
-            value, aux = fun(z, *args)
-            carried = jax.tree.map(lambda p, a: p * jax.lax.stop_gradient(a), probe, aux)
-            return value * old.unit + sum(jax.tree.leaves(carried))
-
         (move, _), searched = search.update(
             (-ahead, probe),
             old.search,
             (state.z, probe),
             value=value,
             grad=(gradient, state.aux),
-            value_fn=probed,
+            value_fn=partial(_probed, fun=fun, unit=old.unit, args=args),
         )
         new_gradient, new_aux = searched.grad
         verdict = judge(
@@ -108,6 +98,20 @@ class Lbfgs:
             engine=engine,
         )
         return typed(new, state)
+
+
+def _probed(
+    point: tuple[jax.Array, Any], *, fun: Fun, unit: jax.Array, args: tuple[Any, ...]
+) -> jax.Array:
+    """The scaled value at ``(z, probe)``, whose derivative in ``probe`` is what ``fun`` reports.
+
+    The line search carries a gradient from trial to trial but no aux. Variables that stay zero
+    bring it along: the updates along them are zero, so neither slopes nor steps notice.
+    """
+    z, probe = point
+    value, aux = fun(z, *args)
+    carried = jax.tree.map(lambda p, a: p * jax.lax.stop_gradient(a), probe, aux)
+    return value * unit + sum(jax.tree.leaves(carried))
 
 
 def _curved(memory: Any, z: jax.Array, gradient: jax.Array) -> jax.Array:
