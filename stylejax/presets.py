@@ -36,7 +36,7 @@ DEFAULT = Preset(
     config=Config(),
     loss_weights=DEFAULT_WEIGHTS,
     prepare=_unchanged,
-    summary="tuned for how the result looks from 256 to 1024 pixels",
+    summary="tuned for how the result looks, by eye, from 256 to 512 pixels",
 )
 
 # "A Neural Algorithm of Artistic Style", 2015: white noise, average pooling, content from
