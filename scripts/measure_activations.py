@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     params = weights.load(weights.resolve(arguments.weights))
     means = normalisation.mean_activations(params, photographs(arguments.folder, arguments.count))
     TABLE.parent.mkdir(exist_ok=True)
+    means["first_responses"] = normalisation.first_responses(params)
     np.savez_compressed(TABLE, **means)  # type: ignore[arg-type]
     print(f"{TABLE.name}: {sum(m.size for m in means.values())} filters")
     return 0

@@ -1,79 +1,153 @@
-"""The public checkpoints that are known by their hash: the table, recognising one, fetching one.
+"""The public checkpoints that are known by their hash: the table, and recognising one.
 
 ``weights/manifest.json`` is this table as JSON (``manifest``).
 """
 
 import hashlib
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
-from stylejax.convert import COMMAND, Params, read_keras
-from stylejax.files import replacing
-from stylejax.store import REMEDY
+from stylejax import convert
+from stylejax.convert import Reader
+from stylejax.formats.refusal import COMMAND, REMEDY, Refusal
+from stylejax.matconvnet import read_matconvnet
 
 ATTRIBUTION = "VGG-19: Karen Simonyan and Andrew Zisserman, 2014 (arXiv:1409.1556), CC BY 4.0"
-
-
-class DownloadProgress(Protocol):
-    """What is told of a download (pooch's own interface for progress bars)."""
-
-    total: int
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes have arrived."""
-
-    def reset(self) -> None:
-        """Counts from zero again."""
-
-    def close(self) -> None:
-        """The download is complete."""
+TORCHVISION = "VGG-19 trained by the authors of torchvision, BSD-3-Clause"
 
 
 class Checkpoint(NamedTuple):
-    """A file that is known by its hash."""
+    """A file that is known by its hash.
 
-    name: str  # of the file
+    Attributes:
+      name: of the file.
+      network: whose arrays it holds: ``vgg19`` (the original) or ``vgg19-torchvision``.
+      description: one sentence.
+      url: where it is published; None where nobody may fetch it from.
+      size: in bytes; None where its publisher does not state it.
+      hash: ``md5:...`` or ``sha256:...``, whatever its publisher states. A hash may be the first
+        digits only: PyTorch's publishers put eight of SHA-256 into the file's name.
+      licence: of the arrays, with attribution.
+      preprocessing: in words; the arrays say it in ``params["input"]``.
+      normalised: whether every filter's mean activation is one already.
+      reader: file to params.
+    """
+
+    name: str
+    network: str
     description: str
     url: str | None
-    size: int  # in bytes
-    hash: str  # "md5:..." or "sha256:...": whatever its publisher states
+    size: int | None
+    hash: str
     licence: str
     preprocessing: str
-    reader: Callable[[Path], Params]
+    normalised: bool
+    reader: Reader
+
+    def matches(self, algorithm: str, digest: str) -> bool:
+        """Whether a file with this digest is this one."""
+        own, value = self.hash.split(":")
+        return own == algorithm and digest.startswith(value)
 
 
-_CAFFE = "BGR, 0-255, minus (103.939, 116.779, 123.68)"
+_BGR = "BGR, 0-255, minus (103.939, 116.779, 123.68)"
+_RGB = "RGB, 0-255, minus the file's average colour"
+_STANDARDISED = "RGB, 0-1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)"
 
-PUBLISHED = Checkpoint(
+KERAS = Checkpoint(
     name="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    network="vgg19",
     description="The original VGG-19's sixteen convolutions, as Keras publishes them.",
     url="https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
     "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
     size=80134624,
     hash="md5:253f8cb515780f3b799900260a226db6",
     licence=ATTRIBUTION,
-    preprocessing=_CAFFE,
-    reader=read_keras,
+    preprocessing=_BGR,
+    normalised=False,
+    reader=convert.read_keras,
 )
 
+TIMM = Checkpoint(
+    name="model.safetensors",
+    network="vgg19-torchvision",
+    description="torchvision's VGG-19, as timm publishes it (vgg19.tv_in1k).",
+    url="https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors",
+    size=None,
+    hash="sha256:11aea017b543ff59233749d8f1cf544cda749378f5790d2fedab841fb86b7669",
+    licence=TORCHVISION,
+    preprocessing=_STANDARDISED,
+    normalised=False,
+    reader=convert.read_torchvision,
+)
+
+# What is fetched for each network that can be.
+PUBLISHED = {each.network: each for each in (KERAS, TIMM)}
+
 CHECKPOINTS = (
-    PUBLISHED,
+    KERAS,
+    TIMM,
+    Checkpoint(
+        name="vgg19-dcbb9e9d.pth",
+        network="vgg19-torchvision",
+        description="torchvision's VGG-19, as torchvision publishes it.",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        size=None,
+        hash="sha256:dcbb9e9d",
+        licence=TORCHVISION,
+        preprocessing=_STANDARDISED,
+        normalised=False,
+        reader=convert.read_torchvision,
+    ),
+    Checkpoint(
+        name="vgg19-d01eb7cb.pth",
+        network="vgg19",
+        description="J. Johnson's PyTorch copy of the original VGG-19.",
+        url="https://web.eecs.umich.edu/~justincj/models/vgg19-d01eb7cb.pth",
+        size=None,
+        hash="sha256:d01eb7cb",
+        licence=ATTRIBUTION,
+        preprocessing=_BGR,
+        normalised=False,
+        reader=convert.read_jcjohnson,
+    ),
+    Checkpoint(
+        name="imagenet-vgg-verydeep-19.mat",
+        network="vgg19",
+        description="The original VGG-19 in MatConvNet's format, beta16.",
+        url="http://www.vlfeat.org/matconvnet/models/beta16/imagenet-vgg-verydeep-19.mat",
+        size=None,
+        hash="md5:8ee3263992981a1d26e73b3ca028a123",
+        licence=ATTRIBUTION,
+        preprocessing=_RGB,
+        normalised=False,
+        reader=read_matconvnet,
+    ),
+    Checkpoint(
+        name="vgg_normalised.pth",
+        network="vgg19",
+        description="The original VGG-19, normalised as Gatys et al. did, as AdaIN uses it.",
+        url=None,
+        size=None,
+        hash="sha256:804ca2835ecf7539f0cd2a7ac3c18ce81e6f8468969ae7117ac0c148d286bb4a",
+        licence=ATTRIBUTION,
+        preprocessing="RGB, 0-1, through the file's own 1x1 convolution",
+        normalised=True,
+        reader=convert.read_adain,
+    ),
     Checkpoint(
         name="vgg19_keras_layout.h5",
+        network="vgg19",
         description="Test copy whose deeper kernels (conv4_1 to conv5_4) went through 8-bit "
         "quantisation; pictures are real, fetch the published file for exact features.",
         url=None,
         size=30384196,
         hash="sha256:f0f62bc8ecde754f0ed36ad391e729ea6312a92185ee55ad94499498b367a066",
         licence=ATTRIBUTION,
-        preprocessing=_CAFFE,
-        reader=read_keras,
+        preprocessing=_BGR,
+        normalised=False,
+        reader=convert.read_keras,
     ),
 )
 
@@ -103,112 +177,28 @@ def identify(path: str | Path) -> tuple[Checkpoint | None, str]:
         while block := file.read(2**20):
             for each in hashes.values():
                 each.update(block)
-    found = {f"{name}:{each.hexdigest()}" for name, each in hashes.items()}
-    known = next((checkpoint for checkpoint in CHECKPOINTS if checkpoint.hash in found), None)
+    found = [(name, each.hexdigest()) for name, each in hashes.items()]
+    known = next(
+        (each for each in CHECKPOINTS if any(each.matches(*digest) for digest in found)), None
+    )
     return known, hashes["sha256"].hexdigest()
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost reason of an error: requests wraps "Connection refused" in three layers."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _unreachable(checkpoint: Checkpoint, reason: str) -> ConnectionError:
-    return ConnectionError(
-        f"cannot fetch {checkpoint.name} from {urlsplit(str(checkpoint.url)).netloc} ({reason}); "
-        f"with a network run `{COMMAND}`, or get the file some other way and run "
-        f"`{COMMAND} --source FILE`"
-    )
-
-
-def _check_reachable(checkpoint: Checkpoint, seconds: float) -> None:
-    """Raises ConnectionError unless the server, or the proxy before it, answers in time."""
-    import requests
-
-    answers: list[str] = []
-
-    def ask() -> None:
-        try:
-            requests.head(str(checkpoint.url), timeout=seconds, allow_redirects=True).close()
-            answers.append("")
-        except Exception as error:
-            answers.append(_root_cause(error))
-
-    # In a thread, because looking up a name has no timeout of its own and can hang for minutes.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    problem = answers[0] if answers else f"no answer within {seconds:g} s"
-    if problem:
-        raise _unreachable(checkpoint, problem)
-
-
-class _Bar:
-    """A progress bar as pooch speaks to one, drawn by rich (pooch's own would need tqdm)."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._task = progress.add_task("fetching", total=None)
-        self.total = 0
-
-    def update(self, count: int) -> None:
-        self._progress.update(self._task, total=self.total or None, advance=count)
-
-    def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        self._progress.stop_task(self._task)
-
-
-@contextmanager
-def _shown(progressbar: bool | DownloadProgress) -> Iterator[bool | DownloadProgress]:
-    """What to tell pooch: True becomes a bar on stderr, if someone is watching it."""
-    if progressbar is not True or not sys.stderr.isatty():
-        yield False if progressbar is True else progressbar
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress:
-        yield _Bar(progress)
-
-
-def download(
-    checkpoint: Checkpoint, path: Path, *, timeout: float, progressbar: bool | DownloadProgress
-) -> None:
-    """Fetches a known checkpoint to ``path``, which holds the verified file or is not touched.
-
-    Args:
-      checkpoint: one with a ``url``.
-      path: the file; its folder is made where it is missing.
-      timeout: seconds within which the server must answer, and the longest pause in the transfer.
-      progressbar: True draws one on stderr where that is a terminal; an object is told instead.
+def guess_reader(path: str | Path) -> Reader:
+    """The reader of a file of unknown hash, where its first bytes leave no doubt.
 
     Raises:
-      ConnectionError: no answer, a refusal, or the transfer broke off.
-      ValueError: what arrived has another hash.
-      OSError: the folder cannot be written.
+      FileNotFoundError: there is no such file.
+      ValueError: PyTorch's formats, in which copies of several networks look alike, or none.
     """
-    import pooch
-    import requests
-
-    with replacing(path, remedy=REMEDY) as file:
-        _check_reachable(checkpoint, timeout)
-        try:
-            with _shown(progressbar) as bar:
-                options = {"chunk_size": 2**16, "timeout": timeout}
-                pooch.HTTPDownloader(progressbar=bar, **options)(checkpoint.url, file, None)
-        except requests.RequestException as error:
-            raise _unreachable(checkpoint, _root_cause(error)) from error
-        file.flush()
-        known, sha256 = identify(file.name)
-        if known != checkpoint:
-            raise ValueError(
-                f"{checkpoint.url}: what arrived has SHA-256 {sha256}, not {checkpoint.hash}, and "
-                f"was deleted; run `{COMMAND}` again, or `{COMMAND} --source FILE` with a good copy"
-            )
+    container = convert.container(path)
+    if container == "hdf5":
+        return convert.read_keras
+    if container == "matlab":
+        return read_matconvnet
+    if container in ("torch", "safetensors"):
+        raise Refusal(
+            f"{path}: nothing in a PyTorch file says how its network wants its pictures; say it "
+            "with --layout torchvision, jcjohnson or adain"
+        )
+    raise Refusal(f"{path}: neither HDF5, MATLAB, PyTorch nor safetensors; {REMEDY}")

@@ -9,7 +9,9 @@ each layer counts in a loss.
 
 The authors' own file is off the net and they averaged over ImageNet's validation set. The means in
 ``data/vgg19_mean_activations.npz`` are this project's, over 900 photographs
-(``scripts/measure_activations.py``).
+(``scripts/measure_activations.py``). They belong to the original network, whichever file it came
+from, and to what was distilled from it; of another, torchvision's say, measure its own
+(``scripts/convert_weights.py --normalise``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,10 +26,11 @@ from stylejax import vgg
 from stylejax.layers import average_pool
 
 Means = Mapping[str, Any]
+Images = Iterable[jax.Array | np.ndarray]
 
 
 def mean_activations(
-    params: vgg.Params, images: Iterable[jax.Array | np.ndarray], *, pool: vgg.Pool = average_pool
+    params: vgg.Params, images: Images, *, pool: vgg.Pool = average_pool
 ) -> dict[str, np.ndarray]:
     """Each filter's mean activation after the ReLU, over all images and positions.
 
@@ -71,11 +74,20 @@ def normalise(params: vgg.Params, means: Means) -> dict[str, dict[str, Any]]:
 
     Args:
       params: the network.
-      means: ``{"conv1_1": [64], ...}``, see ``mean_activations``.
+      means: ``{"conv1_1": [64], ...}``, see ``mean_activations``. For a network with taps they are
+        those of the larger network that the taps lead to, and only the taps change.
 
     Raises:
       ValueError: the means belong to another network.
     """
+    taps = vgg.architecture_of(params).taps
+    if taps:
+        scaled = {name: dict(arrays) for name, arrays in params.items()}
+        for layer, _ in taps:
+            mean = jnp.asarray(means[layer.replace("relu", "conv")])
+            kernel = jnp.asarray(params[layer]["kernel"])
+            scaled[layer] = {"kernel": kernel / jnp.where(mean > 0, mean, 1)[None]}
+        return scaled
     names = [name for name in params if name.startswith("conv")]
     for name in names:
         if name not in means or np.shape(means[name]) != np.shape(params[name]["bias"]):
@@ -83,7 +95,7 @@ def normalise(params: vgg.Params, means: Means) -> dict[str, dict[str, Any]]:
                 f"no mean activations for {name} with {np.shape(params[name]['bias'])[0]} filters: "
                 "they belong to another network; measure them with mean_activations()"
             )
-    scaled: dict[str, dict[str, Any]] = {"input": dict(params["input"])}
+    scaled = {"input": dict(params["input"])}
     incoming = jnp.ones(3)
     for name in names:
         mean = jnp.asarray(means[name])
@@ -97,7 +109,35 @@ def normalise(params: vgg.Params, means: Means) -> dict[str, dict[str, Any]]:
     return scaled
 
 
-def vgg19_means() -> dict[str, np.ndarray]:
-    """The published VGG-19's mean activations with average pooling, as measured."""
+def first_responses(params: vgg.Params) -> np.ndarray:
+    """``[filters]``: what the first layer makes of a small ramp of colours, averaged.
+
+    The same for every file of one network, whatever its units and order of colours.
+    """
+    ramp = np.linspace(0, 1, 8, dtype=np.float32)
+    image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=2)
+    layer = vgg.features(params, jnp.asarray(image), ["relu1_1"])["relu1_1"]
+    return np.asarray(layer.mean((0, 1)))
+
+
+def vgg19_means(params: vgg.Params | None = None) -> dict[str, np.ndarray]:
+    """The original VGG-19's mean activations with average pooling, as measured.
+
+    Args:
+      params: the network that they are for; None checks nothing.
+
+    Raises:
+      ValueError: ``params`` are another network.
+    """
     with (files("stylejax") / "data" / "vgg19_mean_activations.npz").open("rb") as file:
-        return dict(np.load(file))
+        means = dict(np.load(file))
+    expected = means.pop("first_responses")
+    if params is not None and not vgg.architecture_of(params).taps:
+        found = first_responses(params)
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0.01, atol=0.1):
+            raise ValueError(
+                "the mean activations that come with stylejax are the original VGG-19's, and this "
+                "is another network, or one that is normalised already; measure its own with "
+                "`python scripts/convert_weights.py --normalise FOLDER`"
+            )
+    return means

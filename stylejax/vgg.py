@@ -7,9 +7,13 @@ after it, ``pool4`` the fourth pooling. What Gatys et al. call "conv4_2" is ``re
 "conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}``. ``input`` is the checkpoint's own
 preprocessing as an affine map of the colours: ``image @ kernel + bias`` turns sRGB in [0, 1] into
 what the network was trained on, so features are right whichever checkpoint the arrays came from.
+
+A network distilled from a larger one has taps besides, ``"relu1_1": {"kernel": [in, out]}``: a
+linear map from its own features to those of the larger network, applied to what leaves the network
+at that layer and not to what flows on.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -31,10 +35,13 @@ class Architecture(NamedTuple):
     Attributes:
       blocks: convolutions in each block; a pooling ends it.
       widths: output channels of each block's convolutions.
+      taps: output channels of the map behind each layer that has one; where there are any, only
+        these layers have features.
     """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
+    taps: tuple[tuple[str, int], ...] = ()
 
 
 VGG19 = Architecture(blocks=(2, 2, 4, 4, 4), widths=(64, 128, 256, 512, 512))
@@ -48,11 +55,29 @@ def parameter_shapes(architecture: Architecture) -> dict[str, dict[str, tuple[in
     """The tree of ``params`` with a shape in place of every array, in network order."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {"input": {"kernel": (3, 3), "bias": (3,)}}
     channels = 3
-    for block, (depth, width) in enumerate(zip(*architecture, strict=True), start=1):
+    for block, depth, width in _blocks(architecture):
         for index in range(1, depth + 1):
             shapes[f"conv{block}_{index}"] = {"kernel": (3, 3, channels, width), "bias": (width,)}
             channels = width
+    for layer, width in architecture.taps:
+        shapes[layer] = {"kernel": (architecture.widths[block_of(layer) - 1], width)}
     return shapes
+
+
+def _blocks(architecture: Architecture) -> Iterator[tuple[int, int, int]]:
+    """Number, depth and width of each block."""
+    pairs = zip(architecture.blocks, architecture.widths, strict=True)
+    for block, (depth, width) in enumerate(pairs, start=1):
+        yield block, depth, width
+
+
+def block_of(layer: str) -> int:
+    """The block that a layer lies in.
+
+    >>> block_of("relu4_2"), block_of("pool3")
+    (4, 3)
+    """
+    return int(layer[4:].split("_")[0])
 
 
 def architecture_of(params: Params) -> Architecture:
@@ -67,7 +92,13 @@ def architecture_of(params: Params) -> Architecture:
         count = max(block for block, _ in places)
         blocks = tuple(sum(b == block for b, _ in places) for block in range(1, count + 1))
         widths = tuple(params[f"conv{b}_1"]["bias"].shape[0] for b in range(1, count + 1))
-        architecture = Architecture(blocks, widths)
+        taps = [name for name in params if name not in names and name != "input"]
+        order = {
+            name: place for place, name in enumerate(layer_names(Architecture(blocks, widths)))
+        }
+        taps.sort(key=order.__getitem__)
+        reach = tuple((name, params[name]["kernel"].shape[1]) for name in taps)
+        architecture = Architecture(blocks, widths, reach)
         found = {k: {n: tuple(a.shape) for n, a in v.items()} for k, v in params.items()}
         fits = found == parameter_shapes(architecture)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -82,6 +113,8 @@ def architecture_of(params: Params) -> Architecture:
 
 def layer_names(architecture: Architecture) -> tuple[str, ...]:
     """Every layer that has features, in network order."""
+    if architecture.taps:
+        return tuple(layer for layer, _ in architecture.taps)
     names: list[str] = []
     for block, depth in enumerate(architecture.blocks, start=1):
         for index in range(1, depth + 1):
@@ -106,7 +139,7 @@ def minimum_size(layers: Iterable[str]) -> int:
     """
     size = 1
     for layer in layers:
-        block = int(layer[4:].split("_")[0])
+        block = block_of(layer)
         size = max(size, 2**block if layer.startswith("pool") else 2 ** (block - 1))
     return size
 
@@ -140,6 +173,18 @@ class Convolution(nn.Module):
         return apply(x, kernel, self.precision) + bias[None, None]
 
 
+class Tap(nn.Module):
+    """The linear map from a distilled network's features to the larger network's."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[h, w, in]`` to ``[h, w, width]``, with full float32 products."""
+        kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.width))
+        return jnp.matmul(x, kernel.astype(x.dtype), precision="highest")
+
+
 class VGG(nn.Module):
     """The convolutional part of a VGG; ends at the deepest layer asked for."""
 
@@ -154,7 +199,7 @@ class VGG(nn.Module):
         wanted = set(layers)
         features: dict[str, jax.Array] = {}
         x = Preprocessing(name="input")(image)
-        for block, (depth, width) in enumerate(zip(*self.architecture, strict=True), start=1):
+        for block, depth, width in _blocks(self.architecture):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
                 replicate = self.padding == "replicate-all" or (
@@ -164,11 +209,23 @@ class VGG(nn.Module):
                 features[f"conv{place}"] = x
                 x = features[f"relu{place}"] = nn.relu(x)
                 if wanted <= features.keys():
-                    return {layer: features[layer] for layer in layers}
+                    return self._leaving(features, layers)
             x = features[f"pool{block}"] = self.pool(x)
             if wanted <= features.keys():
                 break
-        return {layer: features[layer] for layer in layers}
+        return self._leaving(features, layers)
+
+    def _leaving(
+        self, features: Mapping[str, jax.Array], layers: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """The layers asked for, through their taps where there are any."""
+        widths = dict(self.architecture.taps)
+        return {
+            layer: Tap(widths[layer], name=layer)(features[layer])
+            if layer in widths
+            else features[layer]
+            for layer in layers
+        }
 
 
 def features(
@@ -217,6 +274,24 @@ def random_params(key: jax.Array, architecture: Architecture = VGG19) -> dict[st
     params: dict[str, Any] = {}
     for layer, shapes in parameter_shapes(architecture).items():
         key, own = jax.random.split(key)
-        params[layer] = {"kernel": draw(own, shapes["kernel"]), "bias": jnp.zeros(shapes["bias"])}
+        params[layer] = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        params[layer]["kernel"] = draw(own, shapes["kernel"])
     params["input"] = {"kernel": jnp.array(CAFFE_KERNEL), "bias": jnp.array(CAFFE_BIAS)}
     return params
+
+
+def fold_taps(params: Params) -> Params:
+    """The same distilled network with taps no wider than its own features.
+
+    A tap ``P`` [c, C] makes Gram matrices ``P^T G P``, and the squared distance between two of them
+    depends on ``P`` only through ``P P^T``. So does the squared distance between two features. Any
+    ``K`` [c, c] with ``K K^T = P P^T`` therefore gives the same relative losses for less work; this
+    takes the triangular factor of ``P^T``. Losses that divide by the number of channels see fewer
+    of them. A network without taps comes back as it is.
+    """
+    folded = dict(params)
+    for layer, _ in architecture_of(params).taps:
+        kernel = jnp.asarray(params[layer]["kernel"])
+        if kernel.shape[0] < kernel.shape[1]:
+            folded[layer] = {"kernel": jnp.linalg.qr(kernel.T, mode="r").T}
+    return folded

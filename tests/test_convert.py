@@ -1,5 +1,6 @@
 """Reading public checkpoints: the layouts that are read, and everything that is refused."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from stylejax import convert, vgg
+from stylejax import checkpoints, convert, vgg
 
 TINY = vgg.Architecture((1, 2), (4, 6))
 LAYERS = {"conv1_1": "block1_conv1", "conv2_1": "block2_conv1", "conv2_2": "block2_conv2"}
@@ -103,7 +104,7 @@ def test_what_keras_writes_is_read(tmp_path, monkeypatch):
     if keras.backend.backend() != "jax":
         pytest.skip("keras was imported with another backend")
     x = image = keras.Input((8, 8, 3))
-    for block, (depth, width) in enumerate(zip(*TINY, strict=True), start=1):
+    for block, (depth, width) in enumerate(zip(TINY.blocks, TINY.widths, strict=True), start=1):
         for index in range(1, depth + 1):
             options = {"bias_initializer": "normal", "name": f"block{block}_conv{index}"}
             x = keras.layers.Conv2D(width, 3, padding="same", **options)(x)
@@ -111,14 +112,14 @@ def test_what_keras_writes_is_read(tmp_path, monkeypatch):
     model = keras.Model(image, x)
     with h5py.File(tmp_path / "legacy.h5", "w") as file:
         legacy.save_weights_to_hdf5_group(file, model)
-    params = convert.read_keras(tmp_path / "legacy.h5", TINY)
-    for layer, keras_name in LAYERS.items():
-        kernel, bias = model.get_layer(keras_name).get_weights()
-        np.testing.assert_array_equal(params[layer]["kernel"], kernel)
-        np.testing.assert_array_equal(params[layer]["bias"], bias)
-
     model.save_weights(tmp_path / "new.weights.h5")  # Keras 3's own layout is another one
-    assert "unexpected layer" in refused(tmp_path / "new.weights.h5")
+    for name in ("legacy.h5", "new.weights.h5"):
+        params = convert.read_keras(tmp_path / name, TINY)
+        assert list(params) == list(vgg.parameter_shapes(TINY))
+        for layer, keras_name in LAYERS.items():
+            kernel, bias = model.get_layer(keras_name).get_weights()
+            np.testing.assert_array_equal(params[layer]["kernel"], kernel)
+            np.testing.assert_array_equal(params[layer]["bias"], bias)
 
 
 def test_soft_link_is_refused(keras_file):
@@ -287,3 +288,147 @@ def test_other_files_are_refused(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert.read_keras(tmp_path / "absent.h5", TINY)
+
+
+# PyTorch and safetensors: fixtures written by the real writers (scripts/make_fixtures_torch.py)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def expected(name: str, prefix: str, places: dict[str, int]) -> dict[str, dict[str, np.ndarray]]:
+    """The convolutions as torch itself read them, turned to [3, 3, in, out] by hand."""
+    arrays = np.load(FIXTURES / "torch" / f"{name}.npz")
+    turned = {}
+    for layer, place in places.items():
+        kernel = arrays[f"{prefix}{place}.weight"]
+        turned[layer] = {
+            "kernel": np.stack([np.stack(list(each), -1) for each in kernel], -1),
+            "bias": arrays[f"{prefix}{place}.bias"],
+        }
+    return turned
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "torch/vgg_zip.pth",
+        "torch/vgg_legacy.pth",
+        "torch/vgg_2017.pth",
+        "torch/vgg_python2.pth",
+        "safetensors/vgg.safetensors",
+    ],
+)
+def test_pytorch_layouts(file):
+    wanted = expected("vgg", "features.", {"conv1_1": 0, "conv2_1": 3, "conv2_2": 5})
+    for read in (convert.read_torchvision, convert.read_jcjohnson):
+        params = read(FIXTURES / file, TINY)
+        assert list(params) == list(vgg.parameter_shapes(TINY))
+        for layer, arrays in wanted.items():
+            for name, array in arrays.items():
+                assert params[layer][name].flags.c_contiguous
+                np.testing.assert_array_equal(params[layer][name], array)
+
+
+def test_preprocessing_follows_the_source():
+    colour = np.array([0.9, 0.5, 0.1])
+    seen = {}
+    for read in (convert.read_torchvision, convert.read_jcjohnson):
+        mapping = read(FIXTURES / "torch" / "vgg_zip.pth", TINY)["input"]
+        seen[read] = colour @ mapping["kernel"] + mapping["bias"]
+    standardised = [(0.9 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.1 - 0.406) / 0.225]
+    np.testing.assert_allclose(seen[convert.read_torchvision], standardised, rtol=1e-6)
+    caffe = [25.5 - 103.939, 127.5 - 116.779, 229.5 - 123.68]
+    np.testing.assert_allclose(seen[convert.read_jcjohnson], caffe, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "file", ["torch/adain_zip.pth", "torch/adain_legacy.pth", "safetensors/adain.safetensors"]
+)
+def test_adains_first_layer_becomes_the_preprocessing(file):
+    params = convert.read_adain(FIXTURES / file, TINY)
+    arrays = np.load(FIXTURES / "torch" / "adain.npz")
+    colour = np.array([0.9, 0.5, 0.1], np.float32)
+    by_hand = arrays["0.weight"][:, :, 0, 0] @ colour + arrays["0.bias"]
+    mapped = colour @ params["input"]["kernel"] + params["input"]["bias"]
+    np.testing.assert_allclose(mapped, by_hand, rtol=1e-5)
+    for layer, arrays in expected("adain", "", {"conv1_1": 2, "conv2_1": 6, "conv2_2": 9}).items():
+        np.testing.assert_array_equal(params[layer]["kernel"], arrays["kernel"])
+
+
+def test_indices_of_the_full_network():
+    """FACTS of torchvision's cfg E and of AdaIN's Sequential."""
+    features = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
+    adain = [2, 5, 9, 12, 16, 19, 22, 25, 29, 32, 35, 38, 42, 45, 48, 51]
+    assert list(convert.places_in_features(vgg.VGG19).values()) == features
+    assert list(convert.places_in_adain(vgg.VGG19).values()) == adain
+
+
+@pytest.mark.parametrize(
+    "read, file",
+    [
+        (convert.read_adain, "torch/vgg_zip.pth"),
+        (convert.read_torchvision, "torch/adain_zip.pth"),
+        (convert.read_torchvision, "torch/views_zip.pth"),
+        (convert.read_jcjohnson, "safetensors/adain.safetensors"),
+    ],
+)
+def test_another_network_is_refused(read, file):
+    with pytest.raises(ValueError, match="is not among") as caught:
+        read(FIXTURES / file, TINY)
+    assert "\n" not in str(caught.value)
+
+
+def test_parity_of_sources(shared, real_params, tmp_path):
+    """One network out of every container gives the same features at every layer."""
+    torch_like = {}
+    places = convert.places_in_features(vgg.VGG19)
+    header, blob, offset = {}, b"", 0
+    for layer, place in places.items():
+        for name, array in (("weight", real_params[layer]["kernel"].transpose(3, 2, 0, 1)),
+                            ("bias", real_params[layer]["bias"])):  # fmt: skip
+            torch_like[f"features.{place}.{name}"] = np.ascontiguousarray(array)
+    for name, array in torch_like.items():
+        end = offset + array.nbytes
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
+        blob, offset = blob + array.tobytes(), end
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + blob)
+    params = convert.read_jcjohnson(path)
+    for layer in places:
+        np.testing.assert_array_equal(params[layer]["kernel"], real_params[layer]["kernel"])
+    np.testing.assert_array_equal(params["input"]["kernel"], real_params["input"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "start, reader",
+    [
+        (b"\x89HDF\r\n\x1a\n", "read_keras"),
+        (b"MATLAB 5.0 MAT-file", "read_matconvnet"),
+        (b"PK\x03\x04", "--layout"),
+        (b"\x80\x02\x8a", "--layout"),
+        (b"\x10\0\0\0\0\0\0\0{}", "--layout"),
+        (b"\x80\0\0\0\0\0\0\0{}", "--layout"),
+        (b"\xff\xd8\xff\xe0 a photo", "neither HDF5"),
+        (b"", "neither HDF5"),
+    ],
+)
+def test_reader_of_an_unknown_file(tmp_path, start, reader):
+    path = tmp_path / "file"
+    path.write_bytes(start)
+    if reader.startswith("read"):
+        assert checkpoints.guess_reader(path).__name__ == reader
+        return
+    with pytest.raises(ValueError, match=reader) as caught:
+        checkpoints.guess_reader(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_of_128_bytes_is_no_pickle(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x80\0\0\0\0\0\0\0{}" + b" " * 126)
+    assert convert.container(path) == "safetensors"

@@ -146,6 +146,42 @@ def test_the_table_is_vgg19s():
         assert np.all(np.isfinite(mean) & (mean > 0)), name
 
 
+def test_the_table_is_refused_to_another_network(tiny):
+    wide = vgg.random_params(jax.random.key(0), vgg.Architecture((1,), (64,)))
+    for params in (tiny, wide):
+        with pytest.raises(ValueError, match="another network") as caught:
+            normalisation.vgg19_means(params)
+        assert "--normalise" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_table_knows_its_network_in_any_units(real_params):
+    """RGB from 0 to 1 or BGR from 0 to 255 minus the mean: the same network."""
+    params = {name: dict(arrays) for name, arrays in real_params.items()}
+    assert list(normalisation.vgg19_means(params)) == [n for n in params if n != "input"]
+    params["input"] = {
+        "kernel": np.asarray(params["input"]["kernel"])[:, ::-1] / 255,
+        "bias": np.asarray(params["input"]["bias"])[::-1] / 255,
+    }
+    params["conv1_1"]["kernel"] = np.asarray(params["conv1_1"]["kernel"])[:, :, ::-1] * 255
+    assert normalisation.vgg19_means(params)
+    normalised = normalisation.normalise(real_params, normalisation.vgg19_means())
+    with pytest.raises(ValueError, match="normalised already"):
+        normalisation.vgg19_means(normalised)
+
+
+def test_a_distilled_network_is_normalised_in_its_taps(rng):
+    """Its features are then the larger network's divided by their means."""
+    architecture = vgg.Architecture((1, 1), (4, 6), (("relu1_1", 8), ("relu2_1", 5)))
+    params = vgg.random_params(jax.random.key(0), architecture)
+    means = {"conv1_1": rng.random(8) + 0.5, "conv2_1": np.array([0.0, 1, 2, 3, 4])}
+    scaled = normalisation.normalise(params, means)
+    image = rng.random((8, 8, 3)).astype(np.float32)
+    before = vgg.features(params, image, ["relu1_1", "relu2_1"])
+    after = vgg.features(scaled, image, ["relu1_1", "relu2_1"])
+    for layer, divisor in (("relu1_1", means["conv1_1"]), ("relu2_1", np.array([1.0, 1, 2, 3, 4]))):
+        assert_allclose(np.asarray(after[layer]) * divisor, before[layer], rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_table_against_a_few_photos(shared, real_params):
     """Twenty photos have nearly the means of nine hundred."""

@@ -270,3 +270,63 @@ def test_architecture_does_not_depend_on_the_order_of_layers(tiny):
     turned = dict(reversed(tiny.items()))
     assert vgg.architecture_of(turned) == vgg.architecture_of(tiny)
     assert vgg.architecture_of(tiny) == vgg.Architecture((1, 2, 1), (4, 6, 8))
+
+
+# Taps
+
+
+def tapped(rng, taps=(("relu1_1", 7), ("relu2_2", 9))):
+    """A tiny network of two blocks with taps."""
+    architecture = vgg.Architecture((1, 2), (4, 6), taps)
+    params = vgg.random_params(jax.random.key(0), architecture)
+    return architecture, params
+
+
+def test_taps_map_what_leaves_and_not_what_flows_on(rng):
+    architecture, params = tapped(rng)
+    assert vgg.architecture_of(params) == architecture
+    image = jnp.asarray(rng.random((16, 12, 3)), jnp.float32)
+    found = vgg.features(params, image, ["relu1_1", "relu2_2"])
+    bare = {name: params[name] for name in params if not name.startswith("relu")}
+    own = vgg.features(bare, image, ["relu1_1", "relu2_2"])
+    for layer, width in architecture.taps:
+        assert found[layer].shape[-1] == width
+        by_hand = np.einsum("hwc,cd->hwd", own[layer], params[layer]["kernel"])
+        np.testing.assert_allclose(found[layer], by_hand, rtol=1e-4, atol=1e-3)
+
+
+def test_a_network_with_taps_has_no_other_layers(rng):
+    _, params = tapped(rng)
+    image = jnp.zeros((16, 12, 3))
+    with pytest.raises(ValueError, match=r"unknown layer 'relu2_1'; this network has relu1_1"):
+        vgg.features(params, image, ["relu2_1"])
+
+
+def test_taps_of_unknown_layers_are_no_vgg(rng):
+    _, params = tapped(rng)
+    with pytest.raises(ValueError, match="do not form a VGG"):
+        vgg.architecture_of(params | {"relu9_1": {"kernel": jnp.zeros((4, 4))}})
+    with pytest.raises(ValueError, match="do not form a VGG"):
+        vgg.architecture_of(params | {"relu2_1": {"kernel": jnp.zeros((5, 4))}})
+
+
+def test_folded_taps_keep_every_relative_loss(rng):
+    """|P^T (G - A) P| and |(F - T) P| depend on P only through P P^T."""
+    _, params = tapped(rng)
+    folded = vgg.fold_taps(params)
+    layers = ["relu1_1", "relu2_2"]
+    widths = {layer: folded[layer]["kernel"].shape[1] for layer in layers}
+    assert widths == {"relu1_1": 4, "relu2_2": 6}
+    a, b = (jnp.asarray(rng.random((24, 20, 3)), jnp.float32) for _ in range(2))
+    for layer in layers:
+        distances = []
+        for network in (params, folded):
+            x, y = (vgg.features(network, image, layers)[layer] for image in (a, b))
+            x, y = (np.asarray(f, np.float64).reshape(-1, f.shape[-1]) for f in (x, y))
+            grams = np.sum((x.T @ x - y.T @ y) ** 2) / np.sum((y.T @ y) ** 2)
+            distances.append((grams, np.sum((x - y) ** 2) / np.sum(y**2)))
+        np.testing.assert_allclose(*distances, rtol=1e-4)
+
+
+def test_a_network_without_taps_folds_to_itself(tiny):
+    assert vgg.fold_taps(tiny) == tiny

@@ -14,11 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
+import jax
 import numpy as np
 import pytest
 from test_convert import TINY, random_arrays, write_keras
 
-from stylejax import checkpoints, convert, vgg, weights
+from stylejax import checkpoints, convert, images, normalisation, vgg, weights
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python scripts/convert_weights.py"
@@ -55,7 +56,7 @@ def params(rng):
 
 @pytest.fixture
 def stored(tmp_path, params) -> Path:
-    weights.save(tmp_path / "stored.h5", params, source="a test")
+    weights.save(tmp_path / "stored.h5", params, weights.Origin("a test"))
     return tmp_path / "stored.h5"
 
 
@@ -71,14 +72,14 @@ def known(keras_file, monkeypatch) -> checkpoints.Checkpoint:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    checkpoint = checkpoints.PUBLISHED._replace(
+    checkpoint = checkpoints.KERAS._replace(
         name="published.h5",
         url=f"http://127.0.0.1:{port}/published.h5",
         size=len(content),
         hash=f"sha256:{weights.digest(keras_file)}",
         reader=functools.partial(convert.read_keras, architecture=TINY),
     )
-    monkeypatch.setattr(checkpoints, "PUBLISHED", checkpoint)
+    monkeypatch.setitem(checkpoints.PUBLISHED, "vgg19", checkpoint)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", (checkpoint,))
     return checkpoint
 
@@ -115,8 +116,8 @@ def served(server, known, keras_file, monkeypatch):
     """``known`` as the server has it."""
     server.content = keras_file.read_bytes()
     url = f"http://127.0.0.1:{server.server_address[1]}/published.h5"
-    monkeypatch.setattr(checkpoints, "PUBLISHED", known._replace(url=url))
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (checkpoints.PUBLISHED,))
+    monkeypatch.setitem(checkpoints.PUBLISHED, "vgg19", known._replace(url=url))
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (checkpoints.PUBLISHED["vgg19"],))
     return server
 
 
@@ -157,13 +158,15 @@ def test_round_trip(stored, params):
 
 def test_round_trip_of_jax_arrays(tmp_path, params):
     jax = pytest.importorskip("jax")
-    weights.save(tmp_path / "a.h5", jax.tree.map(jax.numpy.asarray, params), source="a test")
+    weights.save(
+        tmp_path / "a.h5", jax.tree.map(jax.numpy.asarray, params), weights.Origin("a test")
+    )
     assert_same(weights.load(tmp_path / "a.h5"), params)
 
 
 def test_file_says_what_it_is(tmp_path, params):
     path = tmp_path / "new" / "folder" / "a.h5"
-    weights.save(path, params, source="there", source_sha256="ab", licence="mine")
+    weights.save(path, params, weights.Origin("there", "ab", "mine"))
     with h5py.File(path) as file:
         found = dict(file.attrs)
         assert file["conv1_1/kernel"].fletcher32
@@ -175,24 +178,28 @@ def test_file_says_what_it_is(tmp_path, params):
         "source": b"there",
         "source_sha256": b"ab",
         "licence": b"mine",
+        "network": b"unknown",
+        "normalised": 0,
     }
 
 
 def test_same_params_make_the_same_file(tmp_path, stored, params):
-    weights.save(tmp_path / "again.h5", params, source="a test")
+    weights.save(tmp_path / "again.h5", params, weights.Origin("a test"))
     assert weights.digest(tmp_path / "again.h5") == weights.digest(stored)
 
 
 def test_save_refuses_what_load_would(tmp_path, params):
     path = tmp_path / "a.h5"
     with pytest.raises(ValueError, match="float64"):
-        weights.save(path, params | {"conv1_1": _map(params["conv1_1"], np.float64)}, source="")
+        weights.save(
+            path, params | {"conv1_1": _map(params["conv1_1"], np.float64)}, weights.Origin("")
+        )
     params["conv1_1"]["bias"][0] = np.nan
     with pytest.raises(ValueError, match="conv1_1/bias"):
-        weights.save(path, params, source="")
+        weights.save(path, params, weights.Origin(""))
     del params["conv1_1"]
     with pytest.raises(ValueError, match="do not form a VGG"):
-        weights.save(path, params, source="")
+        weights.save(path, params, weights.Origin(""))
     assert "a.h5" not in files(tmp_path)
 
 
@@ -209,7 +216,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(stored, params, monkey
     monkeypatch.setattr(os, "fsync", full)
     params["conv1_1"]["bias"][0] += 1
     with pytest.raises(OSError, match="No space left"):
-        weights.save(stored, params, source="another")
+        weights.save(stored, params, weights.Origin("another"))
     assert files(stored.parent) == before and stored.read_bytes() == content
 
 
@@ -217,7 +224,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(stored, params, monkey
 def test_file_has_the_permissions_of_the_umask(tmp_path, params):
     before = os.umask(0o027)
     try:
-        weights.save(tmp_path / "a.h5", params, source="")
+        weights.save(tmp_path / "a.h5", params, weights.Origin(""))
     finally:
         os.umask(before)
     assert (tmp_path / "a.h5").stat().st_mode & 0o777 == 0o640
@@ -291,7 +298,7 @@ def test_keras_file_is_not_a_stored_file_and_the_error_says_what_to_do(keras_fil
 
 
 def test_external_link_in_a_stored_file_is_refused(tmp_path, stored, params):
-    weights.save(tmp_path / "other.h5", params, source="")
+    weights.save(tmp_path / "other.h5", params, weights.Origin(""))
     with h5py.File(stored, "r+") as file:
         del file["conv2_1"]
         file["conv2_1"] = h5py.ExternalLink(tmp_path / "other.h5", "conv2_1")
@@ -315,7 +322,8 @@ def test_manifest_json_is_the_table():
 def test_readme_lists_the_table():
     text = (ROOT / "weights" / "README.md").read_text().replace(" ", "")
     for checkpoint in checkpoints.CHECKPOINTS:
-        for value in (checkpoint.name, checkpoint.hash.split(":")[1], str(checkpoint.size)):
+        size = "" if checkpoint.size is None else str(checkpoint.size)
+        for value in (checkpoint.name, checkpoint.hash.split(":")[1], size):
             assert value in text
 
 
@@ -349,7 +357,7 @@ def test_unknown_file_is_refused_before_hdf5_sees_it(tmp_path, keras_file, monke
 
 def test_unknown_file_is_converted_when_allowed(tmp_path, keras_file, monkeypatch):
     reader = functools.partial(convert.read_keras, architecture=TINY)
-    monkeypatch.setattr(weights, "read_keras", reader)
+    monkeypatch.setattr(weights, "guess_reader", lambda path: reader)
     weights.convert_file(keras_file, tmp_path / "out.h5", allow_unverified=True)
     assert_same(weights.load(tmp_path / "out.h5"), reader(keras_file))
     with h5py.File(tmp_path / "out.h5") as file:
@@ -370,7 +378,7 @@ def places(folders, params, keras_file, known) -> dict[str, Path]:
         "cache": folders / "cache" / "vgg19.h5",
     }
     for name, path in there.items():
-        weights.save(path, params, source=name)
+        weights.save(path, params, weights.Origin(name))
     there["shared"] = folders / "code" / "shared" / "weights" / known.name
     there["shared"].write_bytes(keras_file.read_bytes())
     return there
@@ -481,11 +489,11 @@ def test_fetch(served, folders, keras_file, known):
     assert weights.resolve() == path
 
 
-def test_fetch_through_a_proxy(served, folders, monkeypatch):
+def test_fetch_through_a_proxy(served, known, folders, monkeypatch):
     """The machine itself can reach nobody; the proxy that the environment names can."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{served.server_address[1]}")
-    elsewhere = checkpoints.PUBLISHED._replace(url="http://host.invalid/published.h5")
-    monkeypatch.setattr(checkpoints, "PUBLISHED", elsewhere)
+    elsewhere = known._replace(url="http://host.invalid/published.h5")
+    monkeypatch.setitem(checkpoints.PUBLISHED, "vgg19", elsewhere)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", (elsewhere,))
     assert vgg.architecture_of(weights.load(weights.fetch())) == TINY
 
@@ -595,7 +603,7 @@ def test_name_lookup_that_hangs(known, folders, monkeypatch):
 def test_server_that_never_answers(known, folders, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/published.h5"
-        monkeypatch.setattr(checkpoints, "PUBLISHED", known._replace(url=url))
+        monkeypatch.setitem(checkpoints.PUBLISHED, "vgg19", known._replace(url=url))
         with pytest.raises(ConnectionError, match="cannot fetch"):
             weights.fetch(timeout=0.3)
         time.sleep(0.2)  # the asking thread closes its connection before the server goes
@@ -608,6 +616,189 @@ def test_many_fetch_at_once(served, folders, known):
     assert len(set(paths)) == 1
     assert vgg.architecture_of(weights.load(paths[0])) == TINY
     assert files(folders / "cache") == [known.name, "vgg19.h5"]
+
+
+# Which network
+
+
+def test_a_name_chooses_the_network(folders, known, keras_file):
+    path = folders / "here" / "weights" / "vgg19.h5"
+    weights.convert_file(keras_file, path)
+    other = folders / "cache" / "vgg19-torchvision.h5"
+    weights.save(other, weights.load(path), weights.Origin("x", network="vgg19-torchvision"))
+    for network, expected in (("auto", path), ("vgg19", path), ("vgg19-torchvision", other)):
+        found = weights.choose(network)
+        assert found.path == expected and found.instead == ""
+        assert found.origin.network == ("vgg19" if network == "auto" else network)
+    assert weights.choose("slim").path == weights.SLIM
+    path.unlink()
+    assert weights.choose("auto").path == other
+
+
+def test_a_file_goes_before_the_network(folders, stored, monkeypatch):
+    for network in weights.NETWORKS:
+        assert weights.choose(network, stored).path == stored
+    monkeypatch.setenv("STYLEJAX_WEIGHTS", str(stored))
+    assert weights.choose().path == stored
+    with pytest.raises(FileNotFoundError):
+        weights.choose("auto", folders / "typo.h5")
+
+
+def test_auto_fetches(served, folders):
+    found = weights.choose()
+    assert found.path == folders / "cache" / "vgg19.h5" and found.instead == ""
+    assert served.requests == 1
+
+
+def test_auto_without_a_network_takes_slim_and_says_why(known, folders):
+    found = weights.choose()
+    assert found.path == weights.SLIM and found.origin.network == "slim"
+    assert "refused" in found.instead and "built-in" in found.instead
+    assert f"`{COMMAND}`" in found.instead and "\n" not in found.instead
+    with pytest.raises(ConnectionError):
+        weights.choose("vgg19")
+
+
+def test_offline_asks_nobody(served, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setattr(socket, "socket", None)
+    found = weights.choose(offline=True)
+    assert found.path == weights.SLIM and "not on this machine" in found.instead
+    for network in ("vgg19", "vgg19-torchvision"):
+        with pytest.raises(FileNotFoundError, match=f"{network}.h5") as caught:
+            weights.choose(network, offline=True)
+        assert COMMAND in one_line(caught)
+    assert served.requests == 0
+
+
+def test_a_wrong_download_is_reported_and_replaced_by_slim(served, folders):
+    served.content = b"<html>please log in</html>"
+    assert "what arrived" in weights.choose().instead
+    assert files(folders / "cache") == []
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="'vgg16' is unknown; choose one of auto, vgg19"):
+        weights.choose("vgg16")
+    with pytest.raises(ValueError, match="'auto' is unknown; choose one of vgg19"):
+        weights.resolve(network="auto")
+
+
+def test_a_large_download_is_not_kept(served, folders, known, monkeypatch):
+    monkeypatch.setattr(weights, "KEPT_BYTES", 100)
+    path = weights.fetch()
+    assert files(folders / "cache") == ["vgg19.h5"]
+    assert weights.describe(path).network == "vgg19"
+
+
+def test_eight_digits_of_a_hash_are_enough(keras_file, known, monkeypatch):
+    short = known._replace(hash="sha256:" + weights.digest(keras_file)[:8])
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (short,))
+    assert checkpoints.identify(keras_file)[0] == short
+    other = known._replace(hash="sha256:00000000")
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (other,))
+    assert checkpoints.identify(keras_file)[0] is None
+
+
+# Taps and origins in a stored file
+
+
+def test_taps_are_stored(tmp_path, rng):
+    architecture = vgg.Architecture((1, 2), (4, 6), (("relu1_1", 8), ("relu2_1", 5)))
+    params = jax.tree.map(np.asarray, vgg.random_params(jax.random.key(0), architecture))
+    shapes = vgg.parameter_shapes(architecture)
+    origin = weights.Origin("s", "ab", "mine", "slim", normalised=True)
+    weights.save(tmp_path / "a.h5", params, origin, compress=True)
+    assert_same(weights.load(tmp_path / "a.h5"), {k: params[k] for k in shapes})
+    assert weights.describe(tmp_path / "a.h5") == origin
+
+
+@pytest.mark.parametrize(
+    "layers, widths",
+    [
+        (b"relu1_1", [8, 5]),
+        (b"relu2_1 relu1_1", [5, 8]),
+        (b"relu1_1 relu1_1", [8, 8]),
+        (b"relu1_1 relu9_1", [8, 5]),
+        (b"relu1_1 \xff", [8, 5]),
+        (b"relu1_1 relu2_1", [8, 0]),
+    ],
+)
+def test_senseless_taps_are_refused(tmp_path, layers, widths):
+    architecture = vgg.Architecture((1, 2), (4, 6), (("relu1_1", 8), ("relu2_1", 5)))
+    params = jax.tree.map(np.asarray, vgg.random_params(jax.random.key(0), architecture))
+    weights.save(tmp_path / "a.h5", params, weights.Origin("s"))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["tap_layers"], file.attrs["tap_widths"] = np.bytes_(layers), widths
+    with pytest.raises(ValueError, match="tap_") as caught:
+        weights.load(tmp_path / "a.h5")
+    one_line(caught)
+
+
+def test_half_precision_numbers_compress_to_half(tmp_path, rng):
+    params = {
+        layer: {
+            name: rng.normal(size=s).astype(np.float16).astype(np.float32) for name, s in a.items()
+        }
+        for layer, a in vgg.parameter_shapes(vgg.Architecture((2,), (96,))).items()
+    }
+    weights.save(tmp_path / "a.h5", params, weights.Origin(""))
+    weights.save(tmp_path / "b.h5", params, weights.Origin(""), compress=True)
+    assert_same(weights.load(tmp_path / "b.h5"), params)
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.h5", "b.h5")]
+    assert sizes[1] < 0.55 * sizes[0]
+
+
+# Gatys' normalisation of a file
+
+
+@pytest.fixture
+def photos(folders, rng) -> Path:
+    (folders / "photos").mkdir()
+    for index in range(3):
+        images.save(folders / "photos" / f"{index}.png", rng.random((24, 20, 3)))
+    (folders / "photos" / "notes.txt").write_text("no image")
+    return folders / "photos"
+
+
+def test_script_normalises(known, keras_file, script, photos, tmp_path, capsys):
+    """Mean activations are one afterwards, and ReLU features only rescaled."""
+    out, plain = tmp_path / "normalised.h5", tmp_path / "plain.h5"
+    argv = ["--source", str(keras_file), "--normalise", str(photos), "-o", str(out)]
+    assert script.main(argv) == 0
+    assert "normalised over 3 images" in capsys.readouterr().out
+    assert weights.describe(out).normalised and weights.describe(out).network == "vgg19"
+    weights.convert_file(keras_file, plain)
+    seen = [images.load(path).image for path in sorted(photos.glob("*.png"))]
+    means = normalisation.mean_activations(weights.load(out), seen)
+    for layer, mean in normalisation.mean_activations(weights.load(plain), seen).items():
+        np.testing.assert_allclose(means[layer][mean > 0], 1, rtol=1e-4)
+        relu = layer.replace("conv", "relu")
+        before = vgg.features(weights.load(plain), seen[0], [relu])[relu]
+        after = vgg.features(weights.load(out), seen[0], [relu])[relu]
+        scaled = after * np.where(mean > 0, mean, 1)[None, None]
+        np.testing.assert_allclose(scaled, before, rtol=1e-3, atol=1e-3 * float(before.max()))
+
+
+@pytest.mark.parametrize("problem", ["no folder", "no images", "twice", "offline"])
+def test_script_cannot_normalise(
+    known, keras_file, script, photos, tmp_path, capsys, problem, monkeypatch
+):
+    out = tmp_path / "out.h5"
+    argv = ["--source", str(keras_file), "--normalise", str(photos), "-o", str(out)]
+    if problem == "no folder":
+        argv[3] = str(tmp_path / "absent")
+    if problem == "no images":
+        argv[3] = str(tmp_path / "here")
+    if problem == "twice":
+        monkeypatch.setattr(checkpoints, "CHECKPOINTS", (known._replace(normalised=True),))
+    if problem == "offline":
+        argv = ["--normalise", str(photos), "--offline", "-o", str(out)]
+    assert script.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    expected = {"twice": "already", "offline": "vgg19.h5"}.get(problem, "no images")
+    assert expected in said
 
 
 # The command
@@ -626,7 +817,7 @@ def test_script_fetches_into_the_checkout(served, script, folders, monkeypatch, 
 
 def test_script_outside_a_checkout_writes_here(script, folders, monkeypatch):
     monkeypatch.setattr(script, "__file__", str(folders / "bin" / "scripts" / "convert.py"))
-    assert script.default_output() == folders / "here" / "weights" / "vgg19.h5"
+    assert script.default_output(script.parse([])) == folders / "here" / "weights" / "vgg19.h5"
 
 
 def test_script_converts_a_local_file(known, keras_file, script, tmp_path, capsys):
@@ -638,7 +829,7 @@ def test_script_converts_a_local_file(known, keras_file, script, tmp_path, capsy
 
 def test_script_unverified(keras_file, script, tmp_path, capsys, monkeypatch):
     reader = functools.partial(convert.read_keras, architecture=TINY)
-    monkeypatch.setattr(weights, "read_keras", reader)
+    monkeypatch.setattr(weights, "guess_reader", lambda path: reader)
     arguments = ["--source", str(keras_file), "--output", str(tmp_path / "out.h5")]
     assert script.main(arguments) == 2
     assert script.main([*arguments, "--allow-unverified"]) == 0
@@ -673,7 +864,7 @@ def test_script_prints_the_manifest(script, capsys):
 @pytest.mark.skipif(not SHARED.is_file(), reason=f"no {SHARED.name} in shared/weights")
 def test_real_weights(monkeypatch, folders):
     monkeypatch.setattr(weights, "__file__", str(ROOT / "stylejax" / "weights.py"))
-    monkeypatch.setattr(weights, "FILE_NAME", "not yet fetched.h5")
+    monkeypatch.setitem(weights.FILE_NAMES, "vgg19", "not yet fetched.h5")
     path = weights.resolve(fetch_missing=False)
     assert path == folders / "cache" / "vgg19-f0f62bc8ecde754f.h5"
     params = weights.load(path)

@@ -1,0 +1,116 @@
+"""HDF5, read with distrust: hard links only, float32 datasets of the expected shape only.
+
+Type, shape and storage are checked before a byte of data is read, so that a hostile file can
+neither reach another file nor fill the memory.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stylejax.formats.refusal import COMMAND, REMEDY, Refusal, listing, printable
+
+# The only filters a weights file has use for; any other would run foreign decoders on its bytes.
+FILTERS = {
+    h5py.h5z.FILTER_DEFLATE: "gzip",
+    h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+}
+
+
+@contextmanager
+def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file open for reading; what HDF5 objects to becomes a ValueError of one line.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: not HDF5, truncated or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; `{COMMAND}` fetches one")
+    try:
+        # No lock: files are only ever replaced whole, and read-only shares refuse locks.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except Refusal:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read as HDF5 ({reason}); {REMEDY}") from error
+
+
+def refusal(place: Any, problem: str) -> Refusal:
+    """The error that says what is wrong with a group or a dataset."""
+    return Refusal(f"{place.file.filename}: {printable(place.name)} {problem}; {REMEDY}")
+
+
+def member(group: h5py.Group, name: str, kind: type) -> Any:
+    """A direct member of a group, of the given h5py class.
+
+    Only a hard link is followed: a soft or external one could name any file of this machine.
+
+    Raises:
+      ValueError: absent, reached by another kind of link, or of another class.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise refusal(group, f"has no {name} (it holds {listing(group) or 'nothing'})")
+    if not isinstance(link, h5py.HardLink):
+        raise refusal(group, f"has a {type(link).__name__} for {printable(name)}, not the data")
+    found = group[name]
+    if not isinstance(found, kind):
+        raise refusal(found, f"is a {type(found).__name__}, expected a {kind.__name__}")
+    return found
+
+
+def attribute(place: Any, name: str, kinds: str, rank: int) -> Any:
+    """An attribute of a group or a dataset, or None where there is none such.
+
+    Only small ones of fixed size are read: HDF5 keeps strings of variable length in a heap, and
+    where a damaged file has a damaged heap it searches it for ever.
+
+    Args:
+      place: the group or dataset.
+      name: of the attribute.
+      kinds: NumPy's letters for the types it may have, such as ``"iu"``.
+      rank: its number of axes.
+    """
+    if name not in place.attrs:
+        return None
+    header = place.attrs.get_id(name)
+    fits = header.dtype.kind in kinds and len(header.shape) == rank
+    return place.attrs[name] if fits and header.get_storage_size() <= 4096 else None
+
+
+def read_array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 dataset; nothing is read before type, shape and storage are as expected.
+
+    Raises:
+      ValueError: absent, linked, of another type or shape, kept outside the file, compressed by
+        an unexpected filter, or not finite.
+    """
+    dataset = member(group, name, h5py.Dataset)
+    if dataset.dtype != np.dtype("<f4"):
+        raise refusal(dataset, f"has dtype {dataset.dtype}, expected float32")
+    # A dataset that may grow can have chunks far larger than itself, which HDF5 reads whole.
+    if dataset.shape != shape or dataset.maxshape != shape:
+        raise refusal(dataset, f"has shape {dataset.shape}, expected {shape} and no more")
+    if dataset.is_virtual or dataset.external is not None:
+        raise refusal(dataset, "keeps its data in other files, expected it inside this one")
+    properties = dataset.id.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        code, *_ = properties.get_filter(index)
+        if code not in FILTERS:
+            allowed = ", ".join(FILTERS.values())
+            raise refusal(dataset, f"uses HDF5 filter {code}, expected none but {allowed}")
+    # HDF5 subtracts a checksum's 4 bytes from what is stored without looking whether it is less.
+    if dataset.chunks and dataset.id.chunk_iter(lambda chunk: chunk.size <= 4 or None):
+        raise refusal(dataset, "is damaged: a part of it has no bytes")
+    array = dataset[()]
+    if not np.isfinite(array).all():
+        raise refusal(dataset, "holds values that are not finite")
+    return array
