@@ -135,7 +135,11 @@ def command(
     tv_weight: Annotated[
         float | None,
         _option(
-            "--tv-weight", "Higher: smoother, less grain.", _W.tv, panel=_CONTENT, parser=_number
+            "--tv-weight",
+            "Higher: smoother, less grain; 5 with the built-in network.",
+            _W.tv,
+            panel=_CONTENT,
+            parser=_number,
         ),
     ] = None,
     style_blend_weights: Annotated[
@@ -269,15 +273,26 @@ def command(
     write_record: Annotated[
         bool, _flag("--record", "Write OUT.json too: settings, versions, hashes, losses.")
     ] = False,
+    network: Annotated[
+        str,
+        _option(
+            "--network",
+            "vgg19; vgg19-torchvision; slim, which is small, built in and quick; or auto: vgg19, "
+            "fetched once if need be, else slim.",
+            "auto",
+            panel=_OUTPUT,
+        ),
+    ] = "auto",
     weights_file: Annotated[
         Path | None,
         _option(
             "--weights",
-            "The network's weights; found, or fetched once, if not given.",
+            "A file of weights instead of a network's name.",
             panel=_OUTPUT,
             metavar="FILE",
         ),
     ] = None,
+    offline: Annotated[bool, _flag("--offline", "Never fetch anything.")] = False,
     device: Annotated[
         str, _option("--device", "auto, cpu, gpu or tpu.", "auto", panel=_OUTPUT)
     ] = "auto",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import rich.console
 
 from stylejax import arguments, display, images, options, record, transfer, vgg, weights
 from stylejax.optimizers import Status
-from stylejax.presets import Preset
+from stylejax.presets import Preset, for_slim, prepare
 
 FAILED = 1
 INTERRUPTED = 130
@@ -33,7 +34,7 @@ class Job(NamedTuple):
       alpha: ``[H, W]``, its transparency, if it has any.
       styles: the paintings, no larger than any scale wants them.
       init: a picture to start from, if one was named.
-      weights: the file of the network's weights.
+      network: the network's file and origin.
       params: the network, prepared by the preset.
       device: where to run; None is JAX's own choice.
     """
@@ -44,7 +45,7 @@ class Job(NamedTuple):
     alpha: np.ndarray | None
     styles: tuple[np.ndarray, ...]
     init: np.ndarray | None
-    weights: Path
+    network: weights.Found
     params: vgg.Params
     device: Any
 
@@ -64,17 +65,20 @@ def plan(given: dict[str, Any]) -> Job:
     size = (content.shape[0], content.shape[1])
     styles = tuple(_painting(path, size, preset) for path in given["paintings"])
     init = None if start_file is None else images.load(start_file).image
-    arguments.check(
-        _unloaded(),
-        content,
-        styles,
+    check = partial(
+        arguments.check,
+        content=content,
+        styles=styles,
         config=preset.config,
         loss_weights=preset.loss_weights,
         init=init,
     )
-    file = weights.resolve(given["weights_file"], progressbar=not given["quiet"])
-    params = preset.prepare(weights.load(file))
-    return Job(given, preset, content, alpha, styles, init, file, params, device)
+    check(_unloaded())
+    network, params = _network(given, preset)
+    check(params)  # again, because a smaller network has fewer layers
+    if network.origin.network == "slim" and given["tv_weight"] is None:
+        preset = for_slim(preset)
+    return Job(given, preset, content, alpha, styles, init, network, params, device)
 
 
 def run(job: Job) -> int:
@@ -153,6 +157,20 @@ def _unloaded() -> vgg.Params:
     }
 
 
+def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
+    """The network that was asked for, or the one that can be had, prepared for the preset."""
+    found = weights.choose(
+        options.choice("--network", given["network"], weights.NETWORKS),
+        given["weights_file"],
+        offline=given["offline"],
+        progressbar=not given["quiet"],
+    )
+    if found.instead and not given["quiet"]:
+        print(found.instead, file=sys.stderr)
+    params = weights.load(found.path)
+    return found, prepare(preset, params, normalised=found.origin.normalised)
+
+
 def _keep_compiled() -> None:
     """Compiled programs stay in the user's cache folder, so that the next run starts sooner."""
     folder = weights.cache_folder() / "compiled"
@@ -229,7 +247,13 @@ def _provenance(
         "preset": job.given["preset"],
         "config": record.plain(job.preset.config),
         "loss_weights": record.plain(job.preset.loss_weights),
-        "weights": {"file": job.weights.name, "sha256": record.file_digest(job.weights)},
+        "weights": {
+            "network": job.network.origin.network,
+            "file": job.network.path.name,
+            "sha256": record.file_digest(job.network.path),
+            "source": job.network.origin.source,
+            "instead": job.network.instead,
+        },
         "inputs": [{"file": path.name, "sha256": record.file_digest(path)} for path in named],
         "versions": record.versions(),
         "device": (job.device or jax.devices()[0]).device_kind,

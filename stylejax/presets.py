@@ -1,6 +1,5 @@
 """Named ways to make a picture, each with its source and the reason of each choice."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from stylejax import layers, losses, normalisation, vgg
@@ -8,35 +7,27 @@ from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 
 
-def _unchanged(params: vgg.Params) -> vgg.Params:
-    return params
-
-
-def _normalised(params: vgg.Params) -> vgg.Params:
-    return normalisation.normalise(params, normalisation.vgg19_means())
-
-
 class Preset(NamedTuple):
-    """A config, its loss weights, and what it does to a network before it is used.
+    """A config, its loss weights, and the kind of network it is meant for.
 
     Attributes:
       config: everything static.
       loss_weights: the coefficients in the preset's own units.
-      prepare: ``params -> params``, once, before ``stylize``.
+      normalised: whether it wants a network whose filters' mean activations are one.
       summary: one line for ``--help``.
     """
 
     config: Config
     loss_weights: LossWeights
-    prepare: Callable[[vgg.Params], vgg.Params]
+    normalised: bool
     summary: str
 
 
 DEFAULT = Preset(
     config=Config(),
     loss_weights=DEFAULT_WEIGHTS,
-    prepare=_unchanged,
-    summary="tuned for how the result looks, by eye, from 256 to 512 pixels",
+    normalised=False,
+    summary="tuned for how the result looks, by eye, from 256 to 1024 pixels",
 )
 
 # "A Neural Algorithm of Artistic Style", 2015: white noise, average pooling, content from
@@ -54,8 +45,39 @@ GATYS2015 = Preset(
         noise=1.0,
     ),
     loss_weights=LossWeights(content=1e-2, style=1.0, tv=0.0),
-    prepare=_normalised,
+    normalised=True,
     summary="the paper: white noise, one scale, eq. 7 with alpha/beta = 1e-2",
 )
 
 PRESETS = {"default": DEFAULT, "gatys2015": GATYS2015}
+
+
+# What the small built-in network cannot see it leaves in the picture as fine coloured grain; ten
+# times the total variation takes it away at hardly any cost (docs/decisions.md).
+SLIM_TV = 5.0
+
+
+def for_slim(preset: Preset) -> Preset:
+    """The preset for the built-in network: the default one's total variation is larger."""
+    if preset.loss_weights.tv != DEFAULT_WEIGHTS.tv:
+        return preset
+    return preset._replace(loss_weights=preset.loss_weights._replace(tv=SLIM_TV))
+
+
+def prepare(preset: Preset, params: vgg.Params, *, normalised: bool = False) -> vgg.Params:
+    """The network as a preset wants it; once, before ``stylize``.
+
+    Args:
+      preset: says whether the network shall be normalised.
+      params: the network.
+      normalised: it is normalised already.
+
+    Raises:
+      ValueError: it shall be, and it is not the original VGG-19, whose mean activations are known.
+    """
+    if preset.normalised and not normalised:
+        return normalisation.normalise(params, normalisation.vgg19_means(params))
+    relative = losses.content_loss_relative, losses.RELATIVE_GRAM
+    if (preset.config.content_loss, preset.config.style_statistic) == relative:
+        return vgg.fold_taps(params)  # the same losses for less work
+    return params

@@ -29,12 +29,18 @@ SHELL = {"cli.py", "job.py"}
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
     "cli.py:main": "argv, as of every main",
-    "convert.py:read_keras": "one kind of reader, `reader(path)`, in the table of checkpoints",
+    "convert.py:read_adain": "one kind of reader, `reader(path)`, in the table of checkpoints",
+    "convert.py:read_jcjohnson": "as read_adain",
+    "convert.py:read_keras": "as read_adain",
+    "convert.py:read_torchvision": "as read_adain",
     "layers.py:convolve": "custom_vjp takes static arguments by position",
     "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
     "losses.py:gram_sums": "`accumulate(features, weight)` of every statistic",
+    "matconvnet.py:read_matconvnet": "as the readers of convert.py",
+    "normalisation.py:vgg19_means": "the network they are for",
     "vgg.py:check_layers": "the network beside its layers",
     "vgg.py:random_params": "`random_params(key, VGG19)` reads by itself",
+    "weights.py:choose": "the network's name",
     "weights.py:fetch": "the file it is about",
     "weights.py:resolve": "the file it is about",
 }

@@ -27,7 +27,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     narrow = stylejax.Architecture(stylejax.VGG19.blocks, (4, 4, 6, 6, 6))
     params = stylejax.random_params(jax.random.key(0), narrow)
-    weights.save(folder / "narrow.h5", jax.tree.map(np.asarray, params), source="random")
+    params = jax.tree.map(np.asarray, params)
+    weights.save(folder / "narrow.h5", params, weights.Origin("random"))
     noise = np.random.default_rng(0)
     for name, (height, width) in {
         "photo": (40, 56),
@@ -242,6 +243,34 @@ def test_an_input_is_never_overwritten(folder, capsys):
     assert cli.main([photo, str(folder / "painting.png"), "-o", photo]) == 2
     assert "is one of the inputs" in capsys.readouterr().err
     assert Path(photo).read_bytes() == before
+
+
+def test_network_that_is_built_in(folder, tmp_path, capsys, monkeypatch):
+    """Without a network and without weights there is a picture, and one line says why."""
+    monkeypatch.setattr(weights, "_places", lambda network: iter(()))
+    monkeypatch.delenv("STYLEJAX_WEIGHTS", raising=False)
+    argv = [str(folder / "photo.png"), str(folder / "painting.png"), "--size", "32"]
+    argv += ["--steps", "1", "--scales", "1", "--offline", "--record", "-o"]
+    assert cli.main([*argv, str(tmp_path / "out.png")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("built-in network") == 1
+    written = json.loads((tmp_path / "out.json").read_text())["weights"]
+    record_of_all = json.loads((tmp_path / "out.json").read_text())
+    assert record_of_all["loss_weights"]["tv"] == 5
+    assert written["network"] == "slim" and "not on this machine" in written["instead"]
+    with Image.open(tmp_path / "out.png") as image:
+        assert json.loads(image.text["stylejax"])["weights"] == written
+    assert cli.main([*argv, str(tmp_path / "a.png"), "--network", "slim"]) == 0
+    assert "instead" not in capsys.readouterr().err
+    assert cli.main([*argv, str(tmp_path / "b.png"), "--network", "vgg19"]) == 2
+    assert "vgg19.h5" in capsys.readouterr().err
+    assert cli.main([*argv, str(tmp_path / "c.png"), "--style-layers", "relu3_3"]) == 2
+    assert "this network has relu1_1" in capsys.readouterr().err
+
+
+def test_unknown_network(run):
+    status, said, _ = run("--network", "vgg16")
+    assert status == 2 and "--network 'vgg16' is unknown; choose auto or vgg19 or" in said
 
 
 def test_wrong_weights_are_refused_and_the_old_picture_stays(run, folder, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax import images, layers, losses
+from stylejax import images, layers, losses, presets
 from stylejax.arguments import check_loss_weights
 from stylejax.config import Config
 from stylejax.objective import LossWeights, evaluate, make_targets
@@ -365,8 +365,8 @@ def test_check_loss_weights_reads_no_traced_values():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_float32_gradient_of_the_real_network(shared, real_params, preset):
     """Float32 throughout gives the gradient that float64 gives."""
-    config, loss_weights, prepare, _ = PRESETS[preset]
-    params = prepare(real_params)
+    config, loss_weights = PRESETS[preset].config, PRESETS[preset].loss_weights
+    params = presets.prepare(PRESETS[preset], real_params)
     photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image
     painting = images.load(shared / "images" / "style" / "starry_night.jpg").image
     photo, painting = images.resize(photo, 64, 64), images.resize(painting, 64, 80)

@@ -47,7 +47,7 @@ def test_both_commands_are_one_line_and_name_what_exists():
 
 def test_the_options_of_the_examples_exist():
     for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", README):
-        assert name in {*options(), "--source", "--help"}, name
+        assert name in {*options(), "--source", "--normalise", "--help"}, name
 
 
 def test_links_lead_somewhere():
@@ -59,7 +59,8 @@ def test_the_python_examples_run(tmp_path, monkeypatch, quick_compilation):
     """On a narrow random network and small pictures in place of the real ones."""
     narrow = stylejax.Architecture(stylejax.VGG19.blocks, (4, 4, 6, 6, 6))
     params = stylejax.random_params(jax.random.key(0), narrow)
-    weights.save(tmp_path / "narrow.h5", jax.tree.map(np.asarray, params), source="random")
+    params = jax.tree.map(np.asarray, params)
+    weights.save(tmp_path / "narrow.h5", params, weights.Origin("random"))
     (tmp_path / "examples").mkdir()
     for seed, name in enumerate(("photo", "painting")):
         pixels = np.random.default_rng(seed).random((24, 32, 3))
