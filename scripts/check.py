@@ -3,16 +3,19 @@
 python scripts/check.py [arguments for pytest]
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# Most of the tests' time is compiling, which one process does on one core.
+WORKERS = min(4, os.cpu_count() or 1)
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest",),
+    ("pytest", "-n", str(WORKERS)),
 )
 
 
