@@ -46,8 +46,12 @@ def main() -> None:
             for name, value in params[layer].items():
                 options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
                 group.create_dataset(name, data=value, **options)
-    arrays = {f"{layer}.{name}": a for layer in params for name, a in params[layer].items()}
-    np.savez(FOLDER / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    arrays = {}
+    for layer in convert.convolutions(TINY):
+        keras_name = f"block{layer[4:].replace('_', '_conv')}"
+        kernel, bias = network.get_layer(keras_name).get_weights()
+        arrays[f"{layer}.kernel"], arrays[f"{layer}.bias"] = kernel, bias
+    np.savez(FOLDER / "arrays.npz", **arrays)
     store.save(FOLDER / "store.h5", params, store.Origin("scripts/make_fixtures_keras.py"))
 
 

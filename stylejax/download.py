@@ -5,13 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from stylejax.checkpoints import Checkpoint, identify
 from stylejax.files import replacing
 from stylejax.formats.refusal import COMMAND
 from stylejax.store import REMEDY
+
+LARGEST = 2**30  # bytes of a checkpoint whose publisher does not state its size
 
 
 class DownloadProgress(Protocol):
@@ -99,6 +101,24 @@ def _shown(progressbar: bool | DownloadProgress) -> Iterator[bool | DownloadProg
         yield _Bar(progress)
 
 
+class _Limited:
+    """A file that takes no more bytes than a checkpoint has: a server could send for ever."""
+
+    def __init__(self, file: BinaryIO, checkpoint: Checkpoint) -> None:
+        self._file, self._checkpoint = file, checkpoint
+        self._left = self._limit = checkpoint.size or LARGEST
+        self.flush = file.flush
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(
+                f"{self._checkpoint.url}: what arrives is larger than {self._limit} bytes, and "
+                f"was deleted; run `{COMMAND} --source FILE` with a good copy"
+            )
+        return self._file.write(data)
+
+
 def download(
     checkpoint: Checkpoint, path: Path, *, timeout: float, progressbar: bool | DownloadProgress
 ) -> None:
@@ -112,7 +132,7 @@ def download(
 
     Raises:
       ConnectionError: no answer, a refusal, or the transfer broke off.
-      ValueError: what arrived has another hash.
+      ValueError: what arrived has another hash, or arrives without end.
       OSError: the folder cannot be written.
     """
     import pooch
@@ -123,7 +143,8 @@ def download(
         try:
             with _shown(progressbar) as bar:
                 options = {"chunk_size": 2**16, "timeout": timeout}
-                pooch.HTTPDownloader(progressbar=bar, **options)(checkpoint.url, file, None)
+                fetch = pooch.HTTPDownloader(progressbar=bar, **options)
+                fetch(checkpoint.url, _Limited(file, checkpoint), None)
         except requests.RequestException as error:
             raise _unreachable(checkpoint, _root_cause(error)) from error
         file.flush()

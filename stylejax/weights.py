@@ -7,18 +7,19 @@ prints, and nothing uses the network but ``fetch``, which ``resolve`` calls last
 """
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from stylejax import checkpoints, normalisation
-from stylejax.checkpoints import Checkpoint, guess_reader, identify
+from stylejax import checkpoints, convert, normalisation
+from stylejax.checkpoints import SLIM, Checkpoint, guess_reader, identify
 from stylejax.convert import Reader
 from stylejax.download import DownloadProgress, download
 from stylejax.formats.hdf5 import open_hdf5
-from stylejax.formats.refusal import COMMAND
+from stylejax.formats.refusal import COMMAND, Refusal
 from stylejax.normalisation import Images
 from stylejax.store import Origin, describe, digest, is_store, load, save
 
@@ -37,11 +38,10 @@ __all__ = [
     "save",
 ]
 
-SLIM = Path(__file__).parent / "data" / "slim.h5"
 FILE_NAMES = {network: f"{network}.h5" for network in checkpoints.PUBLISHED}
 FILE_NAME = FILE_NAMES["vgg19"]
 NETWORKS = ("auto", *checkpoints.PUBLISHED, "slim")
-# A checkpoint larger than this is deleted once it is converted: most of it is the classifier.
+# A larger download is deleted once it is converted: most of it is the classifier.
 KEPT_BYTES = 2**28
 
 
@@ -76,6 +76,7 @@ def convert_file(
             f"convert it with `{COMMAND} --source {source} --allow-unverified`"
         )
     if known is None:
+        _check_foreign(source)
         params = (reader or guess_reader(source))(Path(source))
         origin = Origin(f"{Path(source).name} (unverified)", sha256)
     else:
@@ -85,6 +86,14 @@ def convert_file(
         )
     save(destination, params, origin)
     return sha256
+
+
+def _check_foreign(source: str | Path) -> None:
+    """Refuses what is no checkpoint, but what checkpoints are converted to."""
+    if convert.container(source) == "hdf5":
+        with open_hdf5(source) as file:
+            if is_store(file):
+                raise Refusal(f"{source}: a stylejax weights file already; use it with --weights")
 
 
 def normalise_file(source: str | Path, destination: str | Path, images: Images) -> int:
@@ -158,19 +167,25 @@ def fetch(
     """
     published = checkpoints.PUBLISHED[network]
     checkpoint = cache_folder() / published.name
-    if not checkpoint.is_file() or identify(checkpoint)[0] != published:
-        download(published, checkpoint, timeout=timeout, progressbar=progressbar)
     stored = cache_folder() / FILE_NAMES[network] if destination is None else Path(destination)
-    convert_file(checkpoint, stored)
-    if checkpoint.stat().st_size > KEPT_BYTES:
-        checkpoint.unlink(missing_ok=True)
+    there = checkpoint.is_file() and identify(checkpoint)[0] == published
+    kept = there or (published.size is not None and published.size <= KEPT_BYTES)
+    if not kept:  # by a name of its own, because another process may be fetching it too
+        checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{uuid.uuid4().hex}")
+    if not there:
+        download(published, checkpoint, timeout=timeout, progressbar=progressbar)
+    try:
+        convert_file(checkpoint, stored)
+    finally:
+        if not kept:
+            checkpoint.unlink(missing_ok=True)
     return stored
 
 
 def _usable(path: Path) -> Path:
     """``path`` itself where it is a stored file, else its conversion, kept in the cache folder."""
     known, sha256 = identify(path)
-    if known is None:
+    if known is None and convert.container(path) not in ("torch", "safetensors", "matlab"):
         with open_hdf5(path) as file:
             if is_store(file):
                 return path

@@ -1,7 +1,8 @@
 """Reading public checkpoints: the layouts that are read, and everything that is refused."""
 
-import json
 import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 
 from stylejax import checkpoints, convert, vgg
 
+FIXTURES = Path(__file__).parent / "fixtures"
 TINY = vgg.Architecture((1, 2), (4, 6))
 LAYERS = {"conv1_1": "block1_conv1", "conv2_1": "block2_conv1", "conv2_2": "block2_conv2"}
 KERNEL = "block2_conv1/block2_conv1_W_1:0"
@@ -120,6 +122,17 @@ def test_what_keras_writes_is_read(tmp_path, monkeypatch):
             kernel, bias = model.get_layer(keras_name).get_weights()
             np.testing.assert_array_equal(params[layer]["kernel"], kernel)
             np.testing.assert_array_equal(params[layer]["bias"], bias)
+
+
+@pytest.mark.parametrize("name", ["legacy.h5", "keras3.weights.h5", "gzip.h5"])
+def test_fixtures_are_read(name):
+    """What Keras itself wrote, and saw in its layers (scripts/make_fixtures_keras.py)."""
+    params = convert.read_keras(FIXTURES / "keras" / name, TINY)
+    assert list(params) == list(vgg.parameter_shapes(TINY))
+    with np.load(FIXTURES / "keras" / "arrays.npz") as wanted:
+        for layer in LAYERS:
+            for kind in ("kernel", "bias"):
+                np.testing.assert_array_equal(params[layer][kind], wanted[f"{layer}.{kind}"])
 
 
 def test_soft_link_is_refused(keras_file):
@@ -242,6 +255,85 @@ def test_chunk_smaller_than_its_checksum_is_refused(keras_file):
     assert "is damaged" in refused(keras_file)
 
 
+def deflated(data: bytes, path: Path, mask: int = 0, **options) -> None:
+    """A bias of six numbers whose only part, compressed by gzip, has these bytes."""
+
+    def make(file):
+        options.setdefault("compression", "gzip")
+        bias = file.create_dataset(BIAS, (6,), np.float32, chunks=(6,), **options)
+        bias.id.write_direct_chunk((0,), data, mask)
+
+    replace(path, BIAS, make)
+
+
+@pytest.mark.parametrize("megabytes", [0.05, 64])
+def test_bomb_is_refused_before_it_inflates(keras_file, megabytes):
+    """HDF5 would inflate it all, 64 MB here, before it looks at how much was wanted."""
+    deflated(zlib.compress(bytes(int(megabytes * 2**20)), 9), keras_file)
+    tracemalloc.start()
+    try:
+        assert "is damaged: a part" in refused(keras_file)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data", [zlib.compress(bytes(20)), zlib.compress(bytes(24))[:-8], b"other"]
+)
+def test_part_that_inflates_to_less_is_refused(keras_file, data):
+    deflated(data, keras_file)
+    assert "is damaged" in refused(keras_file)
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"fletcher32": True}], ids=str)
+def test_part_that_was_not_compressed_is_read(keras_file, options):
+    """Writers leave gzip out where it gains nothing, and say so in a mask."""
+    gzip = 1 if "shuffle" in options else 0
+    values = np.arange(6, dtype=np.float32)
+    deflated(values.tobytes(), keras_file, 0b111 if options else 1 << gzip, **options)
+    params = convert.read_keras(keras_file, TINY)
+    np.testing.assert_array_equal(params["conv2_1"]["bias"], values)
+
+
+@pytest.mark.parametrize("order", ["gzip gzip", "gzip shuffle", "fletcher32 gzip"])
+def test_filters_of_another_order_are_refused(keras_file, order):
+    """Twice gzip is a bomb in a bomb."""
+
+    def make(file):
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((6,))
+        for name in order.split():
+            {
+                "gzip": lambda: properties.set_deflate(9),
+                "shuffle": properties.set_shuffle,
+                "fletcher32": properties.set_fletcher32,
+            }[name]()
+        space = h5py.h5s.create_simple((6,))
+        where = BIAS.encode()
+        bias = h5py.h5d.create(file.id, where, h5py.h5t.IEEE_F32LE, space, properties)
+        bias.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(6, np.float32))
+
+    replace(keras_file, BIAS, make)
+    assert "filter" in refused(keras_file)
+
+
+def test_missing_part_is_refused(keras_file):
+    """HDF5 gives zeros for what nobody has written."""
+    replace(keras_file, BIAS, lambda f: f.create_dataset(BIAS, (6,), np.float32, chunks=(3,)))
+    assert "is damaged" in refused(keras_file)
+
+
+def test_many_parts_are_refused(tmp_path):
+    wide = vgg.Architecture((1,), (1024,))
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        kernel = "block1_conv1/block1_conv1_W_1:0"
+        file.create_dataset(kernel, (3, 3, 3, 1024), np.float32, chunks=(1, 1, 1, 1))
+        file["block1_conv1/block1_conv1_b_1:0"] = np.zeros(1024, np.float32)
+    with pytest.raises(ValueError, match="in more than 16384 parts"):
+        convert.read_keras(tmp_path / "k.h5", wide)
+
+
 def test_missing_layer_is_named(keras_file):
     replace(keras_file, "block2_conv2", lambda file: None)
     assert "has no block2_conv2" in refused(keras_file)
@@ -291,8 +383,6 @@ def test_missing_file(tmp_path):
 
 
 # PyTorch and safetensors: fixtures written by the real writers (scripts/make_fixtures_torch.py)
-
-FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def expected(name: str, prefix: str, places: dict[str, int]) -> dict[str, dict[str, np.ndarray]]:
@@ -376,32 +466,6 @@ def test_another_network_is_refused(read, file):
     with pytest.raises(ValueError, match="is not among") as caught:
         read(FIXTURES / file, TINY)
     assert "\n" not in str(caught.value)
-
-
-def test_parity_of_sources(shared, real_params, tmp_path):
-    """One network out of every container gives the same features at every layer."""
-    torch_like = {}
-    places = convert.places_in_features(vgg.VGG19)
-    header, blob, offset = {}, b"", 0
-    for layer, place in places.items():
-        for name, array in (("weight", real_params[layer]["kernel"].transpose(3, 2, 0, 1)),
-                            ("bias", real_params[layer]["bias"])):  # fmt: skip
-            torch_like[f"features.{place}.{name}"] = np.ascontiguousarray(array)
-    for name, array in torch_like.items():
-        end = offset + array.nbytes
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(array.shape),
-            "data_offsets": [offset, end],
-        }
-        blob, offset = blob + array.tobytes(), end
-    text = json.dumps(header).encode()
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + blob)
-    params = convert.read_jcjohnson(path)
-    for layer in places:
-        np.testing.assert_array_equal(params[layer]["kernel"], real_params[layer]["kernel"])
-    np.testing.assert_array_equal(params["input"]["kernel"], real_params["input"]["kernel"])
 
 
 @pytest.mark.parametrize(

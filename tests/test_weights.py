@@ -6,10 +6,12 @@ import importlib.util
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 from test_convert import TINY, random_arrays, write_keras
 
-from stylejax import checkpoints, convert, images, normalisation, vgg, weights
+from stylejax import checkpoints, convert, download, images, normalisation, vgg, weights
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python scripts/convert_weights.py"
@@ -220,6 +222,54 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(stored, params, monkey
     assert files(stored.parent) == before and stored.read_bytes() == content
 
 
+@contextmanager
+def room_for(size: int):
+    """A file system on which no file can be longer: writing fails in the middle."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_that_fills_up(stored, params):
+    before, content = files(stored.parent), stored.read_bytes()
+    params["conv1_1"]["bias"][0] += 1
+    with pytest.raises(OSError) as caught, room_for(1000):
+        weights.save(stored, params, weights.Origin("another"))
+    assert f"cannot write {stored} (File too large)" in one_line(caught)
+    assert files(stored.parent) == before and stored.read_bytes() == content
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_folder_that_is_read_only(stored, params, monkeypatch, number):
+    """Root may write anywhere, so the refusal is put in."""
+    before, content = files(stored.parent), stored.read_bytes()
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("stylejax.files.open", refuse, raising=False)
+    with pytest.raises(OSError) as caught:
+        weights.save(stored, params, weights.Origin("another"))
+    assert f"cannot write {stored} ({os.strerror(number)})" in one_line(caught)
+    assert files(stored.parent) == before and stored.read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_only_ordinary_files_are_replaced(tmp_path, params):
+    """What is written to /dev/null by root must not take its place."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, reason in (("pipe", "it is no ordinary file"), ("folder", "it is a folder")):
+        with pytest.raises(OSError, match=f"cannot write .*{name} .{reason}") as caught:
+            weights.save(tmp_path / name, params, weights.Origin(""))
+        one_line(caught)
+    assert (tmp_path / "pipe").is_fifo() and "part" not in str(files(tmp_path))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX")
 def test_file_has_the_permissions_of_the_umask(tmp_path, params):
     before = os.umask(0o027)
@@ -305,6 +355,67 @@ def test_external_link_in_a_stored_file_is_refused(tmp_path, stored, params):
     assert "ExternalLink" in damaged(stored)
 
 
+def _dataset(file, other, **options):
+    options = {"data": np.ones((3, 3, 4, 6), np.float32)} | options
+    file.create_dataset("conv2_1/kernel", **options)
+
+
+def _virtual(file, other):
+    layout = h5py.VirtualLayout((3, 3, 4, 6), np.float32)
+    layout[:] = h5py.VirtualSource(other, "conv2_1/kernel", (3, 3, 4, 6))
+    file.create_virtual_dataset("conv2_1/kernel", layout)
+
+
+def _soft(file, other):
+    file["conv2_1/kernel"] = h5py.SoftLink("/conv2_2/kernel")
+
+
+def _external_storage(file, other):
+    place = [(other, 0, h5py.h5f.UNLIMITED)]
+    _dataset(file, other, data=None, shape=(3, 3, 4, 6), dtype=np.float32, external=place)
+
+
+FOREIGN = {
+    "soft link": (_soft, "SoftLink"),
+    "virtual dataset": (_virtual, "other files"),
+    "external storage": (_external_storage, "other files"),
+    "filter": (functools.partial(_dataset, compression="lzf"), "filter"),
+    "shape": (functools.partial(_dataset, data=np.ones((3, 3, 4, 5), np.float32)), "has shape"),
+    "dtype": (functools.partial(_dataset, data=np.ones((3, 3, 4, 6))), "expected float32"),
+    "NaN": (
+        functools.partial(_dataset, data=np.full((3, 3, 4, 6), np.nan, np.float32)),
+        "not finite",
+    ),
+    "group": (lambda file, other: file.create_group("conv2_1/kernel"), "expected a Dataset"),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), FOREIGN.values(), ids=FOREIGN)
+def test_foreign_array_in_a_stored_file_is_refused(tmp_path, stored, params, make, says):
+    weights.save(tmp_path / "other.h5", params, weights.Origin(""))
+    with h5py.File(stored, "r+") as file:
+        del file["conv2_1/kernel"]
+        make(file, tmp_path / "other.h5")
+    assert says in damaged(stored)
+
+
+def test_damage_is_refused_or_harmless(stored, params, rng):
+    """Bytes between the arrays mean nothing to them; any other flipped bit is noticed."""
+    whole, refused = stored.read_bytes(), 0
+    for _ in range(150):
+        broken = bytearray(whole)
+        broken[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        stored.write_bytes(broken)
+        try:
+            found = weights.load(stored)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert_same(found, params)
+    assert refused
+
+
 def test_truncated_and_missing_files(stored, tmp_path):
     stored.write_bytes(stored.read_bytes()[:-100])
     assert "cannot be read as HDF5" in damaged(stored)
@@ -317,6 +428,17 @@ def test_truncated_and_missing_files(stored, tmp_path):
 
 def test_manifest_json_is_the_table():
     assert json.loads((ROOT / "weights" / "manifest.json").read_text()) == checkpoints.manifest()
+
+
+def test_manifest_says_how_the_built_in_network_was_made():
+    entry = checkpoints.manifest()["slim.h5"]
+    assert entry["network"] == "slim" and entry["sha256"] == weights.digest(weights.SLIM)
+    assert (ROOT / entry["script"]).is_file() and entry["settings"].startswith("--steps ")
+    assert "photographs" in entry["data"]
+    mapping = weights.load(weights.SLIM)["input"]  # in words: times 4, minus 2
+    assert entry["preprocessing"] == "RGB, 0-1, times 4, minus 2"
+    np.testing.assert_array_equal(mapping["kernel"], 4 * np.eye(3))
+    np.testing.assert_array_equal(mapping["bias"], [-2, -2, -2])
 
 
 def test_readme_lists_the_table():
@@ -353,6 +475,40 @@ def test_unknown_file_is_refused_before_hdf5_sees_it(tmp_path, keras_file, monke
     message = one_line(caught)
     assert weights.digest(keras_file) in message and "--allow-unverified" in message
     assert "out.h5" not in files(tmp_path)
+
+
+def test_a_flipped_byte_of_a_known_file_is_refused_before_hdf5_sees_it(
+    tmp_path, keras_file, known, monkeypatch, rng
+):
+    """Keras' format has no checksums of its own."""
+    whole = keras_file.read_bytes()
+    monkeypatch.setattr(h5py, "File", None)
+    for place in rng.integers(len(whole), size=20):
+        broken = bytearray(whole)
+        broken[place] ^= 1
+        keras_file.write_bytes(broken)
+        with pytest.raises(ValueError, match="no known checkpoint") as caught:
+            weights.convert_file(keras_file, tmp_path / "out.h5")
+        one_line(caught)
+    assert "out.h5" not in files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch/vgg_zip.pth", "safetensors/vgg.safetensors", "matconvnet/newer.mat"]
+)
+def test_unknown_file_of_any_format_is_refused_unread(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(weights, "guess_reader", None)
+    path = ROOT / "tests" / "fixtures" / name
+    for call in (weights.resolve, functools.partial(weights.convert_file, destination="out.h5")):
+        with pytest.raises(ValueError, match="no known checkpoint") as caught:
+            call(path)
+        assert f"--source {path} --allow-unverified" in one_line(caught)
+
+
+def test_a_stored_file_is_no_checkpoint(tmp_path, stored):
+    with pytest.raises(ValueError, match="a stylejax weights file already") as caught:
+        weights.convert_file(stored, tmp_path / "out.h5", allow_unverified=True)
+    one_line(caught)
 
 
 def test_unknown_file_is_converted_when_allowed(tmp_path, keras_file, monkeypatch):
@@ -570,6 +726,25 @@ def test_connection_cut_in_the_middle(served, folders):
     assert files(folders / "cache") == []
 
 
+def test_download_that_fills_the_disk(served, folders):
+    with pytest.raises(OSError) as caught, room_for(len(served.content) // 2):
+        weights.fetch()
+    assert "published.h5 (File too large)" in one_line(caught)
+    assert "STYLEJAX_CACHE" in str(caught.value)
+    assert files(folders / "cache") == []
+
+
+@pytest.mark.parametrize("size", [None, 1000])
+def test_download_without_end(served, folders, known, monkeypatch, size):
+    monkeypatch.setattr(download, "LARGEST", 1000)
+    published = checkpoints.PUBLISHED["vgg19"]._replace(size=size)
+    monkeypatch.setitem(checkpoints.PUBLISHED, "vgg19", published)
+    with pytest.raises(ValueError, match="larger than 1000 bytes") as caught:
+        weights.fetch()
+    assert COMMAND in one_line(caught)
+    assert files(folders / "cache") == []
+
+
 def test_refusing_server(served, folders):
     served.status = 403
     with pytest.raises(ConnectionError, match="403"):
@@ -610,12 +785,57 @@ def test_server_that_never_answers(known, folders, monkeypatch):
     assert files(folders / "cache") == []
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_many_fetch_at_once_what_is_not_kept(served, folders, monkeypatch, attempt):
+    """None deletes the download that another is about to look at."""
+    monkeypatch.setattr(weights, "KEPT_BYTES", 100)
+    with ThreadPoolExecutor(8) as pool:
+        (path,) = set(pool.map(lambda _: weights.fetch(), range(16)))
+    assert vgg.architecture_of(weights.load(path)) == TINY
+    assert files(folders / "cache") == ["vgg19.h5"]
+
+
 def test_many_fetch_at_once(served, folders, known):
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: weights.fetch(), range(4)))
     assert len(set(paths)) == 1
     assert vgg.architecture_of(weights.load(paths[0])) == TINY
     assert files(folders / "cache") == [known.name, "vgg19.h5"]
+
+
+FETCH = """
+import functools, sys
+from stylejax import checkpoints, convert, vgg, weights
+published = checkpoints.KERAS._replace(
+    name="published.h5", url=sys.argv[1], size=int(sys.argv[2]), hash=sys.argv[3],
+    reader=functools.partial(
+        convert.read_keras, architecture=vgg.Architecture((1, 2), (4, 6))
+    ),
+)
+checkpoints.PUBLISHED["vgg19"], checkpoints.CHECKPOINTS = published, (published,)
+print("ready", flush=True)
+sys.stdin.readline()
+print(weights.fetch(timeout=30))
+"""
+
+
+def test_two_processes_fetch_at_once(served, folders):
+    """Both are let go when both are ready; each finds a whole file afterwards."""
+    checkpoint = checkpoints.PUBLISHED["vgg19"]
+    arguments = [checkpoint.url, str(checkpoint.size), checkpoint.hash]
+    command = [sys.executable, "-c", FETCH, *arguments]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, **options) as one, subprocess.Popen(command, **options) as two:
+        for process in (one, two):
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, two):
+            process.stdin.write("\n")
+            process.stdin.flush()
+        found = {process.communicate(timeout=60)[0].strip() for process in (one, two)}
+        assert one.returncode == two.returncode == 0
+    assert found == {str(folders / "cache" / "vgg19.h5")}
+    assert vgg.architecture_of(weights.load(found.pop())) == TINY
+    assert files(folders / "cache") == ["published.h5", "vgg19.h5"]
 
 
 # Which network
@@ -780,7 +1000,7 @@ def test_script_normalises(known, keras_file, script, photos, tmp_path, capsys):
         np.testing.assert_allclose(scaled, before, rtol=1e-3, atol=1e-3 * float(before.max()))
 
 
-@pytest.mark.parametrize("problem", ["no folder", "no images", "twice", "offline"])
+@pytest.mark.parametrize("problem", ["no folder", "no images", "broken image", "twice", "offline"])
 def test_script_cannot_normalise(
     known, keras_file, script, photos, tmp_path, capsys, problem, monkeypatch
 ):
@@ -790,6 +1010,8 @@ def test_script_cannot_normalise(
         argv[3] = str(tmp_path / "absent")
     if problem == "no images":
         argv[3] = str(tmp_path / "here")
+    if problem == "broken image":
+        (photos / "9.png").write_bytes(b"no image")
     if problem == "twice":
         monkeypatch.setattr(checkpoints, "CHECKPOINTS", (known._replace(normalised=True),))
     if problem == "offline":
@@ -797,8 +1019,9 @@ def test_script_cannot_normalise(
     assert script.main(argv) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
-    expected = {"twice": "already", "offline": "vgg19.h5"}.get(problem, "no images")
-    assert expected in said
+    expected = {"twice": "already", "offline": "vgg19.h5", "broken image": "not an image"}
+    assert expected.get(problem, "no images") in said
+    assert not out.exists()
 
 
 # The command
@@ -818,6 +1041,63 @@ def test_script_fetches_into_the_checkout(served, script, folders, monkeypatch, 
 def test_script_outside_a_checkout_writes_here(script, folders, monkeypatch):
     monkeypatch.setattr(script, "__file__", str(folders / "bin" / "scripts" / "convert.py"))
     assert script.default_output(script.parse([])) == folders / "here" / "weights" / "vgg19.h5"
+
+
+@pytest.mark.parametrize(
+    ("network", "normalised", "name"),
+    [
+        ("vgg19", False, "vgg19.h5"),
+        ("vgg19-torchvision", False, "vgg19-torchvision.h5"),
+        ("vgg19", True, "vgg19-normalised.h5"),
+    ],
+)
+def test_script_names_what_a_file_holds(
+    known, keras_file, script, folders, monkeypatch, network, normalised, name
+):
+    """torchvision's network under the name of the original would be taken for it ever after."""
+    other = known._replace(network=network, normalised=normalised)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", (other,))
+    monkeypatch.setattr(script, "__file__", str(folders / "code/checkout/scripts/convert.py"))
+    assert script.main(["--source", str(keras_file)]) == 0
+    assert files(folders / "code" / "checkout" / "weights") == [name]
+
+
+def test_script_names_an_unknown_file_by_its_layout(script):
+    for layout, name in (
+        ("torchvision", "vgg19-torchvision.h5"),
+        ("adain", "vgg19-normalised.h5"),
+        ("jcjohnson", "vgg19.h5"),
+    ):
+        options = script.parse(["--source", "f", "--allow-unverified", "--layout", layout])
+        assert script.default_output(options).name == name
+
+
+def test_script_refuses_another_network_than_the_files(known, keras_file, script, tmp_path, capsys):
+    argv = ["--source", str(keras_file), "--network", "vgg19-torchvision", "-o", "out.h5"]
+    assert script.main(argv) == 2
+    said = capsys.readouterr().err
+    assert "holds vgg19, not vgg19-torchvision" in said and said.count("\n") == 1
+    assert "out.h5" not in files(tmp_path)
+
+
+@pytest.mark.parametrize("argv", [["--network", "vgg16"], ["--layout", "adain"], ["--sauce", "x"]])
+def test_script_usage_errors_are_one_line(script, capsys, argv):
+    with pytest.raises(SystemExit) as caught:
+        script.main(argv)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_script_offline_asks_nobody(known, keras_file, script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setattr(socket, "socket", None)
+    argv = ["--offline", "-o", str(tmp_path / "out.h5")]
+    assert script.main(argv) == 2
+    said = capsys.readouterr().err
+    assert "there is no vgg19.h5" in said and said.count("\n") == 1
+    assert script.main([*argv, "--source", str(keras_file)]) == 0
+    assert weights.load(tmp_path / "out.h5")
 
 
 def test_script_converts_a_local_file(known, keras_file, script, tmp_path, capsys):

@@ -4,6 +4,9 @@ Type, shape and storage are checked before a byte of data is read, so that a hos
 neither reach another file nor fill the memory.
 """
 
+import itertools
+import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +17,14 @@ import numpy as np
 
 from stylejax.formats.refusal import COMMAND, REMEDY, Refusal, listing, printable
 
-# The only filters a weights file has use for; any other would run foreign decoders on its bytes.
+# The only filters a weights file has use for, in the order in which they are applied; any other
+# would run foreign decoders on its bytes.
 FILTERS = {
-    h5py.h5z.FILTER_DEFLATE: "gzip",
     h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_DEFLATE: "gzip",
     h5py.h5z.FILTER_FLETCHER32: "fletcher32",
 }
+MOST_CHUNKS = 2**14  # of a dataset
 
 
 @contextmanager
@@ -101,16 +106,45 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int, ...]) -> np.ndarr
         raise refusal(dataset, f"has shape {dataset.shape}, expected {shape} and no more")
     if dataset.is_virtual or dataset.external is not None:
         raise refusal(dataset, "keeps its data in other files, expected it inside this one")
-    properties = dataset.id.get_create_plist()
-    for index in range(properties.get_nfilters()):
-        code, *_ = properties.get_filter(index)
-        if code not in FILTERS:
-            allowed = ", ".join(FILTERS.values())
-            raise refusal(dataset, f"uses HDF5 filter {code}, expected none but {allowed}")
-    # HDF5 subtracts a checksum's 4 bytes from what is stored without looking whether it is less.
-    if dataset.chunks and dataset.id.chunk_iter(lambda chunk: chunk.size <= 4 or None):
-        raise refusal(dataset, "is damaged: a part of it has no bytes")
+    if dataset.chunks is not None:
+        _check_chunks(dataset, _filters(dataset))
     array = dataset[()]
     if not np.isfinite(array).all():
         raise refusal(dataset, "holds values that are not finite")
     return array
+
+
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    """The filters of a dataset, in the order in which they were applied."""
+    properties = dataset.id.get_create_plist()
+    codes = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    if codes != [code for code in FILTERS if code in codes]:
+        found, allowed = ", ".join(map(str, codes)), ", ".join(FILTERS.values())
+        raise refusal(dataset, f"uses HDF5 filter {found}, expected none but {allowed} once each")
+    return codes
+
+
+def _check_chunks(dataset: h5py.Dataset, filters: list[int]) -> None:
+    """That every part of a dataset is there, and inflates to its own size.
+
+    HDF5 inflates to whatever size a stream has, a thousand times what is stored, before it looks
+    how much was wanted; and it subtracts a checksum's four bytes from what is stored without
+    looking whether it is less.
+    """
+    starts = [range(0, *pair) for pair in zip(dataset.shape, dataset.chunks, strict=True)]
+    if math.prod(map(len, starts)) > MOST_CHUNKS:
+        raise refusal(dataset, f"is in more than {MOST_CHUNKS} parts")
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    gzip = filters.index(h5py.h5z.FILTER_DEFLATE) if h5py.h5z.FILTER_DEFLATE in filters else None
+    for start in itertools.product(*starts):
+        chunk = dataset.id.get_chunk_info_by_coord(start)
+        if chunk.byte_offset is None or not 4 < chunk.size <= size + size // 64 + 64:
+            raise refusal(dataset, f"is damaged: a part of {size} bytes takes {chunk.size}")
+        if gzip is not None and not chunk.filter_mask >> gzip & 1:  # else it was left out there
+            _, data = dataset.id.read_direct_chunk(start)
+            try:
+                inflated = zlib.decompressobj().decompress(data, size + 1)
+            except zlib.error:
+                inflated = b""
+            if len(inflated) != size:
+                raise refusal(dataset, f"is damaged: a part does not inflate to {size} bytes")
