@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stylejax import DEFAULT_WEIGHTS, Config, transfer, weights
+from stylejax import DEFAULT_WEIGHTS, Config, transfer, vgg, weights
 
 STEPS = 3
 
@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunks", type=int, default=9)
     arguments = parser.parse_args(argv)
     params = jax.tree.map(jax.numpy.asarray, weights.load(weights.resolve()))
+    params = vgg.evaluate_kernels(params)
     print("size  padding          first chunk   s/evaluation  against the first padding")
     for size in arguments.sizes:
         runs = [Run(params, size, replace(Config(), padding=p)) for p in arguments.padding]

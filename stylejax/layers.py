@@ -8,15 +8,53 @@ made of the same operations, so reverse-over-reverse differentiation works; forw
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from stylejax import winograd
 
 Precision = str | None
 
 
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: Precision = "highest",
+    *,
+    evaluated: jax.Array | None = None,
+) -> jax.Array:
+    """3x3 cross-correlation with stride 1 and zero padding.
+
+    Args:
+      x: ``[h, w, in]`` features.
+      kernel: ``[3, 3, in, out]``, the same dtype as ``x``.
+      precision: ``"highest"`` (float32 products), ``"high"`` or ``"default"`` (TF32 or bfloat16
+        where the device has them).
+      evaluated: ``winograd.evaluate_kernel(kernel)``, if it is at hand. CPUs then use it where it
+        is faster. The derivative is that of ``kernel``, and zero here.
+
+    Returns:
+      ``[h, w, out]``.
+    """
+    return _convolve(x, kernel, evaluated, False, precision)
+
+
+def convolve_replicating(
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: Precision = "highest",
+    *,
+    evaluated: jax.Array | None = None,
+) -> jax.Array:
+    """The same, but the border of ``x`` is repeated beyond it."""
+    return _convolve(x, kernel, evaluated, True, precision)
+
+
 def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+    """With zero padding; the only kind that XLA is quick at on CPU (a quarter of VALID's time)."""
     return jax.lax.conv_general_dilated(
         x[None],
         kernel,
@@ -27,121 +65,102 @@ def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Arr
     )[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, precision: Precision = "highest") -> jax.Array:
-    """3x3 cross-correlation with stride 1 and zero padding.
+def _within(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+    """The windows that lie within ``x``: two rows and columns fewer."""
+    return _correlate(x, kernel, precision)[1:-1, 1:-1]
 
-    Args:
-      x: ``[h, w, in]`` features.
-      kernel: ``[3, 3, in, out]``, the same dtype as ``x``.
-      precision: ``"highest"`` (float32 products), ``"high"`` or ``"default"`` (TF32 or bfloat16
-        where the device has them).
 
-    Returns:
-      ``[h, w, out]``.
-    """
-    return _correlate(x, kernel, precision)
+def _framed(x: jax.Array, replicate: bool, width: int = 1) -> jax.Array:
+    frame = ((width, width), (width, width), (0, 0))
+    return jnp.pad(x, frame, "edge" if replicate else "constant")
+
+
+def _unframed(x: jax.Array) -> jax.Array:
+    """The transpose of a frame of repeated pixels: each line of it is added to its neighbour."""
+    x = x.at[:, 1].add(x[:, 0]).at[:, -2].add(x[:, -1])
+    x = x.at[1].add(x[0]).at[-2].add(x[-1])
+    return x[1:-1, 1:-1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    evaluated: jax.Array | None,
+    replicate: bool,
+    precision: Precision,
+) -> jax.Array:
+    def direct(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
+        if replicate:
+            return _within(_framed(x, True), kernel, precision)
+        return _correlate(x, kernel, precision)
+
+    def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
+        return winograd.correlate(_framed(x, replicate), evaluated, precision=precision)
+
+    if evaluated is None or not winograd.worthwhile(*x.shape, kernel.shape[-1]):
+        return direct(x, kernel, evaluated)
+    return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_tiles, default=direct)
+
+
+class _Saved(NamedTuple):
+    """``x`` only where the kernel's gradient is asked for: a constant network has none."""
+
+    x: jax.Array | None
+    kernel: jax.Array
+    evaluated: jax.Array | None
 
 
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, precision: Precision
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, precision), (x, kernel)
+    x: Any, kernel: Any, evaluated: Any, replicate: bool, precision: Precision
+) -> tuple[jax.Array, _Saved]:
+    tiles = None if evaluated is None else evaluated.value
+    out = _convolve(x.value, kernel.value, tiles, replicate, precision)
+    return out, _Saved(x.value if kernel.perturbed else None, kernel.value, tiles)
 
 
 def _convolve_backward(
-    precision: Precision, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    _, kernel_gradient = jax.vjp(lambda k: _correlate(x, k, precision), kernel)
-    # Where the network is constant the second gradient is dead code and is never computed.
-    return convolve(cotangent, turned, precision), kernel_gradient(cotangent)[0]
+    replicate: bool, precision: Precision, saved: _Saved, cotangent: Any
+) -> tuple[jax.Array | None, jax.Array | None, None]:
+    if isinstance(cotangent, SymbolicZero):
+        return None, None, None
+    x, kernel, evaluated = saved
+    gradient = None
+    if x is not None:
+        gradient = _kernel_gradient(_framed(x, replicate), cotangent, precision)
+
+    def direct(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
+        return convolve(cotangent, kernel[::-1, ::-1].transpose(0, 1, 3, 2), precision)
+
+    def by_tiles(cotangent: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
+        framed = _framed(cotangent, False)
+        return winograd.correlate(framed, evaluated, turned=True, precision=precision)
+
+    if replicate:  # the frame has a gradient too
+        cotangent = _framed(cotangent, False)
+    if evaluated is None or not winograd.worthwhile(*cotangent.shape, kernel.shape[2]):
+        back = direct(cotangent, kernel, evaluated)
+    else:
+        back = jax.lax.platform_dependent(
+            cotangent, kernel, evaluated, cpu=by_tiles, default=direct
+        )
+    return _unframed(back) if replicate else back, gradient, None
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precision) -> jax.Array:
+    """A matrix product for each of the nine places; a third quicker on CPU than XLA's own rule."""
+    height, width, outputs = cotangent.shape
+    flat = cotangent.reshape(-1, outputs)
+    places = [
+        framed[i : i + height, j : j + width].reshape(height * width, -1)
+        for i in range(3)
+        for j in range(3)
+    ]
+    products = [jnp.matmul(place.T, flat, precision=precision) for place in places]
+    return jnp.stack(products).reshape(3, 3, -1, outputs)
 
 
-class _Rim(NamedTuple):
-    """The four border lines of an array ``[h, w, c]``: ``[w, c]`` twice, ``[h, c]`` twice."""
-
-    top: jax.Array
-    bottom: jax.Array
-    left: jax.Array
-    right: jax.Array
-
-
-def _rim_of(x: jax.Array) -> _Rim:
-    return _Rim(x[0], x[-1], x[:, 0], x[:, -1])
-
-
-def _add_rim(x: jax.Array, rim: _Rim) -> jax.Array:
-    """Adds to the four border lines, in place where XLA can; a corner gets two additions."""
-    h, w, _ = x.shape
-    for line, start in ((rim.top[None], (0, 0, 0)), (rim.bottom[None], (h - 1, 0, 0))):
-        x = jax.lax.dynamic_update_slice(x, x[start[0]][None] + line, start)
-    for line, start in ((rim.left[:, None], (0, 0, 0)), (rim.right[:, None], (0, w - 1, 0))):
-        x = jax.lax.dynamic_update_slice(x, x[:, start[1]][:, None] + line, start)
-    return x
-
-
-def _beyond(x: _Rim, kernel: jax.Array, precision: Precision) -> _Rim:
-    """What a frame of repeated border pixels adds to the convolution, line by line.
-
-    The rows above and below own the corners of the frame, so the columns beside end in zeros.
-    """
-
-    def along(line: jax.Array, taps: jax.Array, mode: str) -> jax.Array:
-        padded = jnp.pad(line, ((1, 1), (0, 0)), mode)
-        neighbours = jnp.concatenate([padded[:-2], line, padded[2:]], axis=1)
-        return jnp.matmul(neighbours, taps.reshape(-1, taps.shape[-1]), precision=precision)
-
-    return _Rim(
-        along(x.top, kernel[0], "edge"),
-        along(x.bottom, kernel[2], "edge"),
-        along(x.left, kernel[:, 0], "constant"),
-        along(x.right, kernel[:, 2], "constant"),
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_replicating(
-    x: jax.Array, kernel: jax.Array, precision: Precision = "highest"
-) -> jax.Array:
-    """3x3 cross-correlation with stride 1 that sees the border repeated beyond it.
-
-    The same as padding ``x`` with its edge first, without the padded copy (which made an
-    evaluation of VGG-19 1.5 times slower on CPU): zero padding, and on the border lines what the
-    repeated pixels add.
-
-    Args:
-      x: ``[h, w, in]`` features.
-      kernel: ``[3, 3, in, out]``, the same dtype as ``x``.
-      precision: as for ``convolve``.
-
-    Returns:
-      ``[h, w, out]``.
-    """
-    return _add_rim(_correlate(x, kernel, precision), _beyond(_rim_of(x), kernel, precision))
-
-
-def _replicating_forward(
-    x: jax.Array, kernel: jax.Array, precision: Precision
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve_replicating(x, kernel, precision), (x, kernel)
-
-
-def _replicating_backward(
-    precision: Precision, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    inside, kernel_inside = _convolve_backward(precision, saved, cotangent)
-    _, transposed = jax.vjp(lambda r, k: _beyond(r, k, precision), _rim_of(x), kernel)
-    rim, kernel_beyond = transposed(_rim_of(cotangent))
-    return _add_rim(inside, rim), kernel_inside + kernel_beyond
-
-
-convolve_replicating.defvjp(_replicating_forward, _replicating_backward)
+_convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
 def _windows(x: jax.Array) -> jax.Array:

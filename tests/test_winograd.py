@@ -1,0 +1,130 @@
+"""Winograd's filtering against the oracle in float64, and as the network uses it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose
+
+from stylejax import images, layers, vgg, winograd
+
+# Less than a tile, whole tiles, and every remainder.
+SIZES = [(1, 1), (2, 5), (4, 8), (7, 6), (9, 12), (11, 10)]
+PADDED = {"zero": layers.convolve, "replicate": layers.convolve_replicating}
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """However few channels and tiles."""
+    monkeypatch.setattr(winograd, "worthwhile", lambda *shape: True)
+
+
+def operation(padding):
+    """``(x, kernel)`` to outputs, by tiles."""
+    return lambda x, kernel: PADDED[padding](x, kernel, evaluated=winograd.evaluate_kernel(kernel))
+
+
+@pytest.mark.parametrize("padding", PADDED)
+@pytest.mark.parametrize("size", SIZES)
+def test_values_and_gradients(rng, x64, always, size, padding):
+    x, kernel = rng.normal(size=(*size, 3)), rng.normal(size=(3, 3, 3, 2))
+    cotangent = rng.normal(size=(*size, 2))
+    out, back = jax.vjp(operation(padding), x, kernel)
+    assert_allclose(out, reference.convolve(x, kernel, padding=padding), rtol=0, atol=1e-12)
+    expected = reference.convolve_gradient(x, kernel, cotangent, padding)
+    for found, wanted in zip(back(cotangent), expected, strict=True):
+        assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_it_is_what_runs(rng, always):
+    """Without the evaluated kernel there is a convolution, with it there is none."""
+    x, kernel = jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 2))
+    evaluated = winograd.evaluate_kernel(kernel)
+
+    def gradient(evaluated):
+        return jax.grad(lambda x: jnp.sum(layers.convolve(x, kernel, evaluated=evaluated) ** 2))
+
+    assert "convolution" in jax.jit(gradient(None)).lower(x).as_text()
+    assert "convolution" not in jax.jit(gradient(evaluated)).lower(x).as_text()
+
+
+def test_accelerators_convolve(rng, always):
+    x, kernel = jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 2))
+    evaluated = winograd.evaluate_kernel(kernel)
+    fun = jax.jit(lambda x: layers.convolve(x, kernel, evaluated=evaluated))
+    for platform, convolves in (("cpu", False), ("cuda", True), ("tpu", True)):
+        text = jax.export.export(fun, platforms=(platform,))(x).mlir_module()
+        assert ("stablehlo.convolution" in text) == convolves
+
+
+@pytest.mark.parametrize("bytes_each", [1, 6000])
+def test_strips_are_the_whole(rng, x64, monkeypatch, bytes_each):
+    x, kernel = rng.normal(size=(27, 14, 3)), rng.normal(size=(3, 3, 3, 2))
+    evaluated = winograd.evaluate_kernel(jnp.asarray(kernel))
+    whole = winograd.correlate(jnp.asarray(x), evaluated)
+    monkeypatch.setattr(winograd, "STRIP", bytes_each)
+    assert_allclose(winograd.correlate(jnp.asarray(x), evaluated), whole, rtol=0, atol=1e-13)
+
+
+def test_second_derivatives(rng, x64, always):
+    x, kernel, direction = (rng.normal(size=s) for s in ((5, 6, 2), (3, 3, 2, 3), (5, 6, 2)))
+    evaluated = winograd.evaluate_kernel(jnp.asarray(kernel))
+
+    def slope(x, by_tiles):
+        more = {"evaluated": evaluated} if by_tiles else {}
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(layers.convolve(x, kernel, **more))))
+        return jnp.vdot(gradient(x), direction)
+
+    ours, plain = (jax.grad(slope)(x, by_tiles) for by_tiles in (True, False))
+    assert np.abs(plain).max() > 0.1
+    assert_allclose(ours, plain, rtol=0, atol=1e-11)
+
+
+def test_vmap_is_each_alone(rng, always):
+    x = jnp.asarray(rng.normal(size=(3, 9, 7, 3)), np.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 2)), np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(operation("replicate")(x, kernel))))
+    alone = np.stack([gradient(one) for one in x])
+    # Ten times the rounding of the direct sums of 27 numbers near one.
+    assert_allclose(jax.vmap(gradient)(x), alone, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("padding", PADDED)
+def test_rounding_in_float32(rng, padding):
+    """At the width where it is used: 1e-5 of the largest output, forwards and backwards."""
+    x = rng.normal(size=(18, 17, 256)).astype(np.float32)
+    kernel = (rng.normal(size=(3, 3, 256, 128)) / 48).astype(np.float32)
+    assert winograd.worthwhile(*x.shape, kernel.shape[-1])
+    out, back = jax.vjp(operation(padding), x, kernel)
+    gradient, _ = back(out)
+    with jax.enable_x64(True):
+        direct = PADDED[padding]
+        exact, exactly_back = jax.vjp(direct, x.astype(np.float64), kernel.astype(np.float64))
+        exact_gradient, _ = exactly_back(exact)
+        exact, exact_gradient = np.asarray(exact), np.asarray(exact_gradient)
+    for found, wanted in ((out, exact), (gradient, exact_gradient)):
+        assert np.abs(found - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+def test_which_kernels_are_evaluated():
+    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1, 1), (64, 128, 128)))
+    evaluated = vgg.evaluate_kernels(params)
+    assert [k for k in evaluated if "evaluated" in evaluated[k]] == ["conv3_1"]
+    assert evaluated["conv3_1"]["evaluated"].shape == (36, 128, 128)
+    assert vgg.architecture_of(evaluated) == vgg.architecture_of(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["zero", "replicate-all"])
+def test_features_of_the_real_network(shared, real_params, padding):
+    """At a size with remainders at every layer; relative to each layer's largest activation."""
+    photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image
+    photo = np.asarray(images.resize(photo, 133, 175))
+    names = [n for n in vgg.layer_names(vgg.VGG19) if n.startswith("relu")]
+    compute = jax.jit(lambda p: vgg.features(p, photo, names, padding=padding))
+    direct, by_tiles = compute(real_params), compute(vgg.evaluate_kernels(real_params))
+    for name in names:
+        error = np.abs(direct[name] - by_tiles[name]).max() / direct[name].max()
+        assert error < 1e-4, (name, error)
+        assert error > 0 or name < "relu3_1"  # the tiles were used
