@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stylejax import DEFAULT_WEIGHTS, Config, transfer, vgg, weights
+from stylejax import DEFAULT_WEIGHTS, Config, scale, vgg, weights
 
 STEPS = 3
 
@@ -31,7 +31,7 @@ class Run:
         content, style = np.random.default_rng(0).random((2, size, size, 3), np.float32)
         began = time.perf_counter()
         self.state, self.targets = jax.block_until_ready(
-            transfer.prepare(
+            scale.prepare(
                 params,
                 content,
                 (style,),
@@ -52,7 +52,7 @@ class Run:
         before = int(self.state.evaluations)
         began = time.perf_counter()
         self.state, _ = jax.block_until_ready(
-            transfer.advance(
+            scale.advance(
                 self.state,
                 self.params,
                 self.targets,

@@ -24,7 +24,8 @@ import numpy as np
 from stylejax import images, weights
 from stylejax.objective import evaluate, make_targets
 from stylejax.presets import DEFAULT, for_slim, prepare
-from stylejax.transfer import iterate, style_size
+from stylejax.scale import style_size
+from stylejax.transfer import iterate
 
 CONFIG, WEIGHTS = DEFAULT.config, DEFAULT.loss_weights
 SLIM_WEIGHTS = for_slim(DEFAULT).loss_weights

@@ -226,7 +226,8 @@ def report(errors: Sequence[Errors]) -> dict[str, float]:
 def train(options: argparse.Namespace) -> None:
     """The whole training."""
     rng = np.random.default_rng(options.seed)
-    teacher = jax.tree.map(jnp.asarray, weights.load(weights.resolve(options.weights)))
+    teacher = vgg.evaluate_kernels(weights.load(weights.resolve(options.weights)))
+    teacher = jax.tree.map(jnp.asarray, teacher)
     pictures, unseen = load(options.images, False), load(options.images, True)
     batch = options.batch
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import rich.console
 
-from stylejax import arguments, display, images, options, record, transfer, vgg, weights
+from stylejax import arguments, display, images, options, record, scale, transfer, vgg, weights
 from stylejax.optimizers import Status
 from stylejax.presets import Preset, for_slim, prepare
 
@@ -146,7 +146,7 @@ def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
     image = images.load(path).image
     if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
         return image  # for arguments.check to refuse
-    return np.asarray(images.resize(image, *transfer.style_size(image.shape, size, preset.config)))
+    return np.asarray(images.resize(image, *scale.style_size(image.shape, size, preset.config)))
 
 
 def _unloaded() -> vgg.Params:

@@ -98,7 +98,7 @@ def _convolve(
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
         return winograd.correlate(_framed(x, replicate), evaluated, precision=precision)
 
-    if evaluated is None or not winograd.worthwhile(*x.shape, kernel.shape[-1]):
+    if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
     return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_tiles, default=direct)
 
@@ -138,7 +138,7 @@ def _convolve_backward(
 
     if replicate:  # the frame has a gradient too
         cotangent = _framed(cotangent, False)
-    if evaluated is None or not winograd.worthwhile(*cotangent.shape, kernel.shape[2]):
+    if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
         back = direct(cotangent, kernel, evaluated)
     else:
         back = jax.lax.platform_dependent(

@@ -1,12 +1,12 @@
 """The whole way from a photo and paintings to a picture: ``stylize`` and ``iterate``.
 
-Both walk the pyramid of scales, coarse to fine, and at each scale call the same two compiled
-functions: ``prepare`` (resize, targets, first evaluation) and ``advance`` (a number of optimizer
-steps on the device). The library compiles nothing else on this way; everything below is plain
-and composes with the transformations of the caller.
+Both walk the pyramid of scales, coarse to fine, and at each scale call the two compiled functions
+of ``scale``. The library compiles nothing else on this way; everything below is plain and composes
+with the transformations of the caller.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -14,33 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import arguments, canvas, images, vgg
+from stylejax import arguments, vgg
 from stylejax.config import Config
-from stylejax.objective import (
-    DEFAULT_WEIGHTS,
-    LossTerms,
-    LossWeights,
-    Targets,
-    evaluate,
-    make_targets,
+from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
+from stylejax.optimizers import Status
+from stylejax.scale import (
+    Array,
+    History,
+    advance,
+    advance_in_place,
+    at_hand,
+    compile_ahead,
+    prepare,
 )
-from stylejax.optimizers import State, Status
 
-Array = jax.Array | np.ndarray
-
-
-class History(NamedTuple):
-    """What happened at one scale, one row per step.
-
-    Attributes:
-      terms: the objective after each step, every leaf ``[steps]``.
-      evaluations: int32 ``[steps]``, evaluations at this scale up to and with each step.
-      taken: bool ``[steps]``, False for steps after the run had ended (their rows repeat the last).
-    """
-
-    terms: LossTerms
-    evaluations: Array
-    taken: Array
+__all__ = ["History", "Progress", "Result", "iterate", "stylize"]
 
 
 class Result(NamedTuple):
@@ -86,99 +74,6 @@ class Progress(NamedTuple):
     status: Status
 
 
-def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
-    """Height and width of a painting beside a picture of ``size``.
-
-    Its long side is ``style_scale`` times the picture's, its short side never below what the
-    deepest layer needs, and it is never enlarged.
-    """
-    height, width = style[:2]
-    least = vgg.minimum_size(config.style_layers)
-    shrink = max(max(size) * config.style_scale / max(height, width), least / min(height, width))
-    if shrink >= 1:
-        return height, width
-    return max(least, round(height * shrink)), max(least, round(width * shrink))
-
-
-def _objective(
-    z: jax.Array,
-    params: vgg.Params,
-    targets: Targets,
-    loss_weights: LossWeights,
-    *,
-    config: Config,
-) -> tuple[jax.Array, LossTerms]:
-    return evaluate(config.canvas.decode(z), params, targets, loss_weights, config)
-
-
-@partial(jax.jit, static_argnames=("size", "config"))
-def prepare(
-    params: vgg.Params,
-    content: Array,
-    styles: Sequence[Array],
-    picture: Array | None,
-    loss_weights: LossWeights,
-    key: jax.Array,
-    *,
-    size: tuple[int, int],
-    config: Config,
-) -> tuple[State, Targets]:
-    """Everything that happens once per scale: resizing, targets and the first evaluation.
-
-    Args:
-      params: the network.
-      content: ``[H, W, 3]``, of any size.
-      styles: ``[h, w, 3]`` each, of any size.
-      picture: where to go on from, of any size; None makes the start image.
-      loss_weights: the coefficients.
-      key: seeds the start image's noise.
-      size: height and width of this scale.
-      config: everything static.
-    """
-    content = images.resize(content, *size)
-    resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
-    targets = make_targets(params, content, resized, loss_weights, config)
-    if picture is None:
-        picture = canvas.start_image(content, config.noise, key)
-    z = config.canvas.encode(images.resize(picture, *size))
-    fun = partial(_objective, config=config)
-    return config.optimizer.init(fun, z, params, targets, loss_weights), targets
-
-
-def _advance(
-    state: State,
-    params: vgg.Params,
-    targets: Targets,
-    loss_weights: LossWeights,
-    limit: jax.Array | int,
-    *,
-    length: int,
-    config: Config,
-) -> tuple[State, History]:
-    """Up to ``length`` optimizer steps on the device, none past ``limit`` or the run's end."""
-    fun = partial(_objective, config=config)
-
-    def body(state: State, index: jax.Array) -> tuple[State, History]:
-        going = (state.status == Status.RUNNING) & (index < limit)
-        state = jax.lax.cond(
-            going,
-            lambda s: config.optimizer.step(fun, s, params, targets, loss_weights),
-            lambda s: s,
-            state,
-        )
-        return state, History(state.aux, state.evaluations, going)
-
-    return jax.lax.scan(body, state, jnp.arange(length))
-
-
-advance = jax.jit(_advance, static_argnames=("length", "config"))
-# For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
-# may differ in size.
-advance_in_place = jax.jit(
-    _advance, static_argnames=("length", "config"), donate_argnames=("state",)
-)
-
-
 def stylize(
     params: vgg.Params,
     content: Array,
@@ -213,7 +108,7 @@ def stylize(
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
     arguments.check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
     key = jax.random.key(0) if key is None else key
-    params = _at_hand(params)
+    params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
     picture, history, states = init, [], []
     for scale, size in enumerate(sizes):
@@ -283,47 +178,57 @@ def _chunks(
     picture: Any,
     every: int,
 ) -> Iterator[Progress]:
-    params = _at_hand(params)
+    params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
     before = 0
-    for scale, size in enumerate(sizes):
-        state, targets = prepare(
-            params, content, styles, picture, loss_weights, key, size=size, config=config
-        )
-        steps = config.steps_at(scale, len(sizes))
-        # A row for the start, which no step has made.
-        rows = jax.tree.map(
-            lambda a: np.asarray(a)[None],
-            History(state.aux, state.evaluations, np.asarray(False)),
-        )
-        step = 0
-        while True:
-            # A copy: the state's own buffers are donated to the next chunk.
-            picture = np.array(config.canvas.decode(state.best))
-            terms = jax.tree.map(float, state.aux)
-            status = Status(int(state.status))
-            evaluations = before + int(state.evaluations)
-            yield Progress(
-                scale, len(sizes), step, steps, picture, terms, rows, evaluations, status
+    compiler = ThreadPoolExecutor(1)
+    ahead = partial(
+        compile_ahead,
+        compiler,
+        params,
+        content,
+        styles,
+        loss_weights=loss_weights,
+        key=key,
+        length=every,
+        config=config,
+    )
+    coming = ahead(picture, size=sizes[0])
+    try:
+        for scale, size in enumerate(sizes):
+            state, targets = prepare(
+                params, content, styles, picture, loss_weights, key, size=size, config=config
             )
-            if step >= steps or status != Status.RUNNING:
-                break
-            state, rows = advance_in_place(
-                state, params, targets, loss_weights, steps - step, length=every, config=config
+            wait([coming])
+            if scale + 1 < len(sizes):
+                shape = jax.ShapeDtypeStruct((*size, 3), state.best.dtype)
+                coming = ahead(shape, size=sizes[scale + 1])
+            steps = config.steps_at(scale, len(sizes))
+            # A row for the start, which no step has made.
+            rows = jax.tree.map(
+                lambda a: np.asarray(a)[None],
+                History(state.aux, state.evaluations, np.asarray(False)),
             )
-            rows = _taken(rows)
-            step += len(rows.taken)
-        before = evaluations
-
-
-def _at_hand(params: vgg.Params) -> vgg.Params:
-    """The network as the loop wants it, made once.
-
-    On the device, where 80 MB of NumPy arrays would otherwise be copied at every call of a compiled
-    program; and with what CPUs are quicker with.
-    """
-    params = jax.tree.map(jnp.asarray, params)
-    return vgg.evaluate_kernels(params) if jax.default_backend() == "cpu" else params
+            step = 0
+            while True:
+                # A copy: the state's own buffers are donated to the next chunk.
+                picture = np.array(config.canvas.decode(state.best))
+                terms = jax.tree.map(float, state.aux)
+                status = Status(int(state.status))
+                evaluations = before + int(state.evaluations)
+                yield Progress(
+                    scale, len(sizes), step, steps, picture, terms, rows, evaluations, status
+                )
+                if step >= steps or status != Status.RUNNING:
+                    break
+                state, rows = advance_in_place(
+                    state, params, targets, loss_weights, steps - step, length=every, config=config
+                )
+                rows = _taken(rows)
+                step += len(rows.taken)
+            before = evaluations
+    finally:
+        compiler.shutdown(wait=False, cancel_futures=True)
 
 
 def _taken(rows: History) -> History:

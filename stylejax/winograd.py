@@ -13,6 +13,7 @@ backward pass is the same evaluated kernel in another order. Rounding is about 1
 output, ten times that of the direct sum.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -80,8 +81,9 @@ def wide(channels: int, outputs: int) -> bool:
     return min(channels, outputs) >= 128
 
 
-def worthwhile(height: int, width: int, channels: int, outputs: int) -> bool:
-    """Whether a correlation does: enough channels and enough tiles."""
+def worthwhile(shape: Sequence[int], outputs: int) -> bool:
+    """Whether correlating ``[h, w, in]`` features does: enough channels and enough tiles."""
+    height, width, channels = shape
     return wide(channels, outputs) and -(-height // TILE) * -(-width // TILE) >= 16
 
 

@@ -23,8 +23,8 @@ from stylejax import (
     iterate,
     make_targets,
     random_params,
+    scale,
     stylize,
-    transfer,
 )
 
 TINY = Architecture((1, 2, 1), (4, 6, 8))
@@ -96,17 +96,17 @@ def test_jit_with_static_config(params):
 
 def test_one_compiled_step_per_scale(params):
     """Neither other weights, nor other pictures of the same sizes, nor more chunks trace again."""
-    transfer.advance_in_place.clear_cache()
-    transfer.prepare.clear_cache()
+    scale.advance_in_place.clear_cache()
+    scale.prepare.clear_cache()
     for weight in (1.0, 2.0):
         weights = WEIGHTS._replace(style=weight)
         for content, style in ((CONTENT, STYLE), (CONTENT[::-1], OTHER)):
             more = {"config": TWO_SCALES, "loss_weights": weights, "every": 2}
             list(iterate(params, content, [style], **more))
     scales = 2
-    assert transfer.advance_in_place._cache_size() == scales
+    assert scale.advance_in_place._cache_size() == scales
     # The first scale starts without a picture, the second goes on from one.
-    assert transfer.prepare._cache_size() == scales
+    assert scale.prepare._cache_size() == scales
 
 
 def test_iterate_and_stylize_give_the_same_picture(params):
@@ -118,8 +118,8 @@ def test_iterate_and_stylize_give_the_same_picture(params):
     )
     np.testing.assert_allclose(chunks[-1].image, whole.image, atol=1e-5)
     assert chunks[-1].evaluations == int(whole.evaluations)
-    for scale, history in enumerate(whole.history):
-        parts = [c for c in chunks if c.scale == scale]
+    for number, history in enumerate(whole.history):
+        parts = [c for c in chunks if c.scale == number]
         assert [p.step for p in parts] == [*range(0, parts[0].steps, 2), parts[0].steps]
         total = np.concatenate([c.history.terms.total for c in parts[1:]])
         np.testing.assert_allclose(total, history.terms.total, rtol=1e-4)
@@ -245,10 +245,10 @@ def test_starts(params):
 
 def test_a_style_is_never_enlarged_and_never_too_small():
     config = dataclasses.replace(CONFIG, style_scale=2.0)
-    assert transfer.style_size((30, 60, 3), (100, 50), config) == (30, 60)
-    assert transfer.style_size((300, 600, 3), (100, 50), config) == (100, 200)
+    assert scale.style_size((30, 60, 3), (100, 50), config) == (30, 60)
+    assert scale.style_size((300, 600, 3), (100, 50), config) == (100, 200)
     # relu3_1 needs 4 pixels: the short side of a long painting stays there.
-    assert transfer.style_size((10, 600, 3), (20, 10), CONFIG) == (4, 240)
+    assert scale.style_size((10, 600, 3), (20, 10), CONFIG) == (4, 240)
 
 
 def test_blend_lies_between_its_styles(params):
