@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import jax
 
 from stylejax import layers, losses, vgg
-from stylejax.canvas import PIXELS, Canvas
-from stylejax.optimizers import Lbfgs, Minimizer
+from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
+from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 
 Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -34,7 +34,8 @@ class Config:
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
         TF32 or bfloat16. Gram matrices and sums are float32 in any case.
       optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
-      canvas: what the optimizer holds, see ``canvas.Canvas``.
+      canvas: what the optimizer holds, see ``canvas.Canvas``; None takes ``FREQUENCIES`` for L-BFGS
+        and ``PIXELS`` for Adam, which scales each variable itself, and for bounded pixels.
       steps: optimizer steps at the last scale.
       coarse_steps: steps at each scale before it; None takes ``steps``.
       scales: how many scales, each sqrt(2) smaller than the next; None takes as many as keep the
@@ -53,7 +54,7 @@ class Config:
     padding: vgg.Padding = "replicate-all"
     precision: Precision = "highest"
     optimizer: Minimizer = Lbfgs()
-    canvas: Canvas = PIXELS
+    canvas: Canvas | None = None
     steps: int = 60
     coarse_steps: int | None = None
     scales: int | None = None
@@ -81,8 +82,17 @@ class Config:
                 raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
             if len(set(value)) < len(value):
                 raise ValueError(f"{name} is {value!r}; name each layer once")
+        if isinstance(self.optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
+            raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    @property
+    def held(self) -> Canvas:
+        """The canvas in use."""
+        if self.canvas is not None:
+            return self.canvas
+        return FREQUENCIES if isinstance(self.optimizer, Lbfgs | JaxoptLbfgs) else PIXELS
 
     @property
     def layers(self) -> tuple[str, ...]:

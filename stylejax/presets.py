@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from stylejax import layers, losses, normalisation, vgg
+from stylejax.canvas import PIXELS
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 
@@ -43,6 +44,7 @@ GATYS2015 = Preset(
         steps=500,
         scales=1,
         noise=1.0,
+        canvas=PIXELS,
     ),
     loss_weights=LossWeights(content=1e-2, style=1.0, tv=0.0),
     normalised=True,

@@ -57,7 +57,7 @@ def _objective(
     *,
     config: Config,
 ) -> tuple[jax.Array, LossTerms]:
-    return evaluate(config.canvas.decode(z), params, targets, loss_weights, config)
+    return evaluate(config.held.decode(z), params, targets, loss_weights, config)
 
 
 @partial(jax.jit, static_argnames=("size", "config"))
@@ -89,7 +89,7 @@ def prepare(
     targets = make_targets(params, content, resized, loss_weights, config)
     if picture is None:
         picture = canvas.start_image(content, config.noise, key)
-    z = config.canvas.encode(images.resize(picture, *size))
+    z = config.held.encode(images.resize(picture, *size))
     fun = partial(_objective, config=config)
     return config.optimizer.init(fun, z, params, targets, loss_weights), targets
 

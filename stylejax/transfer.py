@@ -119,7 +119,7 @@ def stylize(
         state, rows = advance(
             state, params, targets, loss_weights, steps, length=steps, config=config
         )
-        picture = config.canvas.decode(state.best)
+        picture = config.held.decode(state.best)
         history.append(rows)
         states.append(state)
     return Result(
@@ -212,7 +212,7 @@ def _chunks(
             step = 0
             while True:
                 # A copy: the state's own buffers are donated to the next chunk.
-                picture = np.array(config.canvas.decode(state.best))
+                picture = np.array(config.held.decode(state.best))
                 terms = jax.tree.map(float, state.aux)
                 status = Status(int(state.status))
                 evaluations = before + int(state.evaluations)

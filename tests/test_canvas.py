@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax.canvas import PIXELS, Canvas, start_image
+from stylejax.canvas import FREQUENCIES, PIXELS, Canvas, start_image
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -73,3 +74,39 @@ def test_dtype_and_transformations(content, x64):
     assert batch.dtype == np.float32
     for found, share, key in zip(batch, shares, keys, strict=True):
         assert_allclose(found, start_image(content, share, key), rtol=0, atol=2e-7)
+
+
+SIZES = [(1, 1), (1, 5), (4, 6), (7, 5), (33, 20)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_frequencies_are_the_picture_again(rng, x64, size):
+    picture = rng.uniform(-0.5, 1.5, (*size, 3))
+    assert_allclose(FREQUENCIES.decode(FREQUENCIES.encode(picture)), picture, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_frequency_is_weighed_by_its_power(rng, x64, size):
+    """Against SciPy's cosine transform."""
+    z = rng.normal(size=(*size, 3))
+    f = np.hypot(np.arange(size[0])[:, None] / size[0], np.arange(size[1]) / size[1]) / 2
+    weight = np.maximum(f, 0.5 / max(size)) ** -0.4
+    spectrum = scipy.fft.dctn(z, axes=(0, 1), norm="ortho") * weight[:, :, None]
+    expected = scipy.fft.idctn(spectrum, axes=(0, 1), norm="ortho")
+    assert_allclose(FREQUENCIES.decode(jnp.asarray(z)), expected, rtol=0, atol=1e-12)
+
+
+def test_float32_loses_less_than_a_level_of_eight_bits(rng):
+    """At a size where the cosines' angles are large."""
+    picture = jnp.asarray(rng.uniform(size=(600, 400, 3)), jnp.float32)
+    again = FREQUENCIES.decode(FREQUENCIES.encode(picture))
+    assert again.dtype == jnp.float32
+    assert_allclose(again, picture, rtol=0, atol=1e-4)  # a level is 4e-3
+
+
+def test_opposite_borders_know_nothing_of_each_other():
+    """What is drawn at one border does not come through the other, as with a periodic transform."""
+    z = np.zeros((64, 64, 3), np.float32)
+    z[:, 0] = 1
+    seen = np.abs(FREQUENCIES.decode(jnp.asarray(z)))
+    assert seen[:, -1].max() < 0.01 * seen[:, 0].min()

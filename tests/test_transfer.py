@@ -26,6 +26,7 @@ from stylejax import (
     scale,
     stylize,
 )
+from stylejax.canvas import FREQUENCIES, PIXELS
 
 TINY = Architecture((1, 2, 1), (4, 6, 8))
 LAYERS = {"content_layers": ("relu2_2",), "style_layers": ("relu1_1", "relu2_1", "relu3_1")}
@@ -79,6 +80,15 @@ def test_lowers_the_objective_and_reports_it(params, optimizer):
     if not (isinstance(optimizer, Adam) and optimizer.average):
         # The picture is the one whose terms the history reports (the average's are not computed).
         np.testing.assert_allclose(after, np.min(last.total), rtol=1e-4)
+
+
+def test_a_canvas_moves_no_minimum(params):
+    """Both roads lead to the same loss in the limit."""
+    weights, losses = LossWeights(content=1.0, style=0.0, tv=1.0), []
+    for canvas in (PIXELS, FREQUENCIES):
+        config = dataclasses.replace(CONFIG, canvas=canvas, steps=300)
+        losses.append(run(params, config, weights).history[0].terms.total[-1])
+    np.testing.assert_allclose(*losses, rtol=1e-2)
 
 
 def test_box_bounds_hold(params):
@@ -229,7 +239,7 @@ def test_same_key_same_picture_other_key_other_picture(params):
 
 def test_starts(params):
     key, resting = jax.random.key(5), LossWeights(content=0.0, style=0.0, tv=0.0)
-    config = dataclasses.replace(CONFIG, steps=1)
+    config = dataclasses.replace(CONFIG, steps=1, canvas=PIXELS)  # exactly
 
     def start(noise, init=None):
         return run(params, dataclasses.replace(config, noise=noise), resting, key=key, init=init)
@@ -279,14 +289,15 @@ def test_broken_network_ends_with_the_start_image_and_says_so(params, optimizer)
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     result = run(broken, config)
     assert Status(int(result.status)) == Status.NON_FINITE
-    np.testing.assert_array_equal(result.image, CONTENT)
+    np.testing.assert_allclose(result.image, CONTENT, atol=1e-5)  # the canvas' rounding
     assert not np.any(result.history[0].taken)
 
 
 def test_a_photo_in_its_own_style_stays_as_it_is(params):
     """All that is left is the rounding of two network passes, which no line search can lower."""
     weights = LossWeights(content=1.0, style=1.0, tv=0.0)
-    result = stylize(params, CONTENT, [CONTENT], config=CONFIG, loss_weights=weights)
+    config = dataclasses.replace(CONFIG, canvas=PIXELS)  # which adds no rounding of its own
+    result = stylize(params, CONTENT, [CONTENT], config=config, loss_weights=weights)
     np.testing.assert_allclose(result.image, CONTENT, atol=1e-6)
     assert result.history[0].terms.total[-1] < 1e-10
     assert int(result.status) in (Status.CONVERGED, Status.STALLED)
