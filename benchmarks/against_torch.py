@@ -9,8 +9,7 @@ alone, in the fastest of its settings, found by trying. ``ours/floor`` compares 
 the FLOPs of the direct convolutions and of their input gradients take at the rate of a matrix
 product measured in between. Before anything is timed float32 losses must agree to 1e-4, and so must
 95% of the gradients' numbers (all of them to 1e-2: a ReLU that rounding flips is worth up to 1e-3,
-in a few pixels).
-
+in a few pixels). Our canvas is pixels here, so that both evaluate the same pictures.
 ``run``: whole runs of 100 evaluations; ``memory``: short ones of a large picture (``whole_runs``).
 
 All want an idle machine; the load is printed. PyTorch's threads spin while they wait, which made it
@@ -45,6 +44,7 @@ from torch_reference import OBJECTIVES, Setting
 from whole_runs import Race, compete, pictures
 
 from stylejax import DEFAULT_WEIGHTS, VGG19, Config, Status, images, record, scale, vgg, weights
+from stylejax.canvas import PIXELS
 from stylejax.options import POOLS
 
 PADDINGS, TRIALS = ("zero", "replicate-all"), 3
@@ -181,7 +181,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Row]:
         options.sizes, options.poolings, options.paddings, options.precisions
     ):
         pool: Any = POOLS[pooling]
-        config = replace(Config(), pool=pool, padding=padding, precision=precision)
+        config = replace(Config(canvas=PIXELS), pool=pool, padding=padding, precision=precision)
         ours = Run(params, size, config)
         runs = [*rivals(params, one_step(ours, size), config, options.compile)]
         theirs = fastest(runs)
