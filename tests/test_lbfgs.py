@@ -99,7 +99,7 @@ def test_the_first_step_has_length_one(minimizer, x64):
     size = np.linalg.norm(gradient)
     moved = points[1] - points[0]
     assert_allclose(moved / np.linalg.norm(moved), -gradient / size, rtol=1e-10)
-    # optax's search doubles it while the slope stays steep.
+    # The searches double it, or twice at once, while the slope stays steep.
     doublings = np.log2(np.linalg.norm(moved))
     assert_allclose(doublings, round(doublings), atol=1e-9)
 
