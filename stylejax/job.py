@@ -76,6 +76,7 @@ def plan(given: dict[str, Any]) -> Job:
     check(_unloaded())
     network, params = _network(given, preset)
     check(params)  # again, because a smaller network has fewer layers
+    params = vgg.up_to(params, preset.config.layers)
     if network.origin.network == "slim" and given["tv_weight"] is None:
         preset = for_slim(preset)
     return Job(given, preset, content, alpha, styles, init, network, params, device)

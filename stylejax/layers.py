@@ -1,4 +1,4 @@
-"""The three operations VGG is made of, each with a gradient rule of its own.
+"""The four operations VGG is made of, each with a gradient rule of its own.
 
 Arrays are one image's features, ``[h, w, c]``; batches come from ``jax.vmap``. Values are those of
 the plain XLA operations. The rules exist because XLA on CPU runs the derived gradients inside
@@ -76,10 +76,23 @@ def _framed(x: jax.Array, replicate: bool, width: int = 1) -> jax.Array:
 
 
 def _unframed(x: jax.Array) -> jax.Array:
-    """The transpose of a frame of repeated pixels: each line of it is added to its neighbour."""
-    x = x.at[:, 1].add(x[:, 0]).at[:, -2].add(x[:, -1])
-    x = x.at[1].add(x[0]).at[-2].add(x[-1])
-    return x[1:-1, 1:-1]
+    """The transpose of a frame of repeated pixels: each line of it is added to its neighbour.
+
+    Every part is used once, so that XLA fuses all of it into one pass and copies nothing.
+    """
+    inner, top, bottom = (
+        _with_ends(rows[:, 1:-1], rows[:, :1], rows[:, -1:], axis=1)
+        for rows in (x[1:-1], x[:1], x[-1:])
+    )
+    return _with_ends(inner, top, bottom, axis=0)
+
+
+def _with_ends(x: jax.Array, first: jax.Array, last: jax.Array, *, axis: int) -> jax.Array:
+    """``x`` with one line added to its first and one to its last along an axis."""
+    beyond = x.shape[axis] - 1
+    for line, widths in ((first, (0, beyond)), (last, (beyond, 0))):
+        x += jnp.pad(line, [widths if i == axis else (0, 0) for i in range(x.ndim)])
+    return x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -163,6 +176,46 @@ def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precisi
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
+# From this many numbers on a ReLU's signs are worth a pass of their own.
+_LARGE = 2**20
+
+
+@jax.custom_vjp
+def rectify(x: jax.Array) -> jax.Array:
+    """``max(x, 0)``, with the gradient 0 at 0; of ``x`` only the signs are kept for it."""
+    return jnp.maximum(x, 0)
+
+
+def _rectify_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    positive = _signs(x)
+    # The same number either way; this way the signs come first, and ``x`` is soon forgotten.
+    return jnp.where(positive, x, rectify(x)), positive
+
+
+def _rectify_backward(positive: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(positive, cotangent, 0),)
+
+
+rectify.defvjp(_rectify_forward, _rectify_backward)
+
+
+def _signs(x: jax.Array) -> jax.Array:
+    """``x > 0``, which XLA on CPU would put off to the backward pass, and keep ``x`` until then.
+
+    It does so with whatever it can fuse. A loop it does not touch.
+    """
+
+    def halves(x: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda half: half > 0, x.reshape(2, -1)).reshape(x.shape)
+
+    def plain(x: jax.Array) -> jax.Array:
+        return x > 0
+
+    if x.size < _LARGE or x.size % 2:
+        return plain(x)
+    return jax.lax.platform_dependent(x, cpu=halves, default=plain)
+
+
 def _windows(x: jax.Array) -> jax.Array:
     """``[h, w, c]`` as ``[h // 2, 2, w // 2, 2, c]``; an odd last row or column is left out."""
     h, w, c = x.shape
@@ -171,7 +224,31 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Mean of 2x2 windows, ``[h, w, c]`` to ``[h // 2, w // 2, c]``."""
-    return _windows(x).mean(axis=(1, 3))
+    return _average_pool(x, (x.shape[0] % 2, x.shape[1] % 2))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _average_pool(x: jax.Array, left_out: tuple[int, int]) -> jax.Array:
+    # Not ``mean``: XLA on CPU gives a sum over axes to a library, together with what it can fuse,
+    # and writes out every constant of that, a ReLU's zeros and the bias, at full size.
+    windows = _windows(x)
+    upper, lower = (windows[:, i, :, 0] + windows[:, i, :, 1] for i in range(2))
+    return (upper + lower) / 4
+
+
+def _average_pool_forward(x: jax.Array, left_out: tuple[int, int]) -> tuple[jax.Array, None]:
+    return _average_pool(x, left_out), None
+
+
+def _average_pool_backward(
+    left_out: tuple[int, int], _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    h, w, c = cotangent.shape
+    even = jnp.broadcast_to(cotangent[:, None, :, None] / 4, (h, 2, w, 2, c))
+    return (jnp.pad(even.reshape(2 * h, 2 * w, c), (*((0, odd) for odd in left_out), (0, 0))),)
+
+
+_average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
 @jax.custom_vjp

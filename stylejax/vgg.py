@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from stylejax import winograd
-from stylejax.layers import Precision, average_pool, convolve, convolve_replicating
+from stylejax.layers import Precision, average_pool, convolve, convolve_replicating, rectify
 
 Params = Mapping[str, Mapping[str, Any]]
 Pool = Callable[[jax.Array], jax.Array]
@@ -212,7 +212,7 @@ class VGG(nn.Module):
                 )
                 x = Convolution(width, replicate, self.precision, name=f"conv{place}")(x)
                 features[f"conv{place}"] = x
-                x = features[f"relu{place}"] = nn.relu(x)
+                x = features[f"relu{place}"] = rectify(x)
                 if wanted <= features.keys():
                     return self._leaving(features, layers)
             x = features[f"pool{block}"] = self.pool(x)
@@ -297,6 +297,26 @@ def evaluate_kernels(params: Params) -> Params:
         if layer.startswith("conv") and winograd.wide(*kernel.shape[2:]):
             evaluated[layer] = {**arrays, "evaluated": winograd.evaluate_kernel(kernel)}
     return evaluated
+
+
+def up_to(params: Params, layers: Iterable[str]) -> Params:
+    """The same network without the convolutions behind the deepest of ``layers``.
+
+    They would only take memory: a quarter of VGG-19's, with what ``evaluate_kernels`` makes of it,
+    where the deepest layer is relu5_1. A network with taps comes back as it is.
+
+    Raises:
+      ValueError: unknown layer, or params that are no VGG.
+    """
+    layers = tuple(layers)
+    architecture = architecture_of(params)
+    check_layers(layers, architecture)
+    if architecture.taps:
+        return params
+    order = layer_names(architecture)
+    deepest = max(map(order.index, layers))
+    unused = {name for name in order[deepest + 1 :] if name.startswith("conv")}
+    return {name: arrays for name, arrays in params.items() if name not in unused}
 
 
 def fold_taps(params: Params) -> Params:

@@ -1,4 +1,4 @@
-"""The three operations and their gradient rules against the oracle, XLA's own, and differences."""
+"""The four operations and their gradient rules against the oracle, XLA's own, and differences."""
 
 import jax
 import jax.numpy as jnp
@@ -240,3 +240,55 @@ def test_forward_mode_raises(rng, name):
     x, losses = operations(rng, 1)
     with pytest.raises(TypeError, match="jvp"):
         jax.jvp(losses[name], (x[0],), (x[0],))
+
+
+# The ReLU
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 5, 1)])
+def test_rectify(rng, monkeypatch, shape, large):
+    if large:  # as a map of a layer that is worth a loop
+        monkeypatch.setattr(layers, "_LARGE", 1)
+    x = rng.normal(size=shape).astype(np.float32)
+    x[0, 0, 0], x[0, 1, 0], x[1, 1, 0] = 0, np.inf, -np.inf
+    cotangent = rng.normal(size=shape).astype(np.float32)
+    assert_array_equal(jax.jit(layers.rectify)(x), np.maximum(x, 0))
+    out, back = jax.jit(
+        lambda x, c: (lambda o, pull: (o, pull(c)[0]))(*jax.vjp(layers.rectify, x))
+    )(x, cotangent)
+    assert_array_equal(out, np.maximum(x, 0))
+    assert_array_equal(back, np.where(x > 0, cotangent, 0))
+    batch = jax.jit(jax.vmap(jax.grad(lambda x: jnp.sum(layers.rectify(x) ** 2) / 2)))
+    finite = np.stack([np.where(np.isfinite(x), x, 1), cotangent])
+    assert_array_equal(batch(finite), np.maximum(finite, 0))
+
+
+def test_rectify_lets_nan_through():
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(layers.rectify(x)))(
+        jnp.array([jnp.nan, -1.0])
+    )
+    assert np.isnan(value)
+    assert_array_equal(gradient, [0, 0])
+
+
+def test_rectify_keeps_a_byte_per_number_of_a_large_layer():
+    """Between two products, where XLA would otherwise keep each layer until its gradient."""
+
+    def chain(x, kernel):
+        for _ in range(8):
+            x = layers.rectify(x @ kernel)
+        return jnp.sum(x)
+
+    x, kernel = (jax.ShapeDtypeStruct(s, np.float32) for s in ((2**15, 64), (64, 64)))
+    compiled = jax.jit(jax.grad(chain)).lower(x, kernel).compile()
+    layer = 2**15 * 64 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < 6 * layer
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 1), (3, 2)])
+def test_the_frame_s_transpose(rng, x64, size):
+    height, width = size
+    x, framed = rng.normal(size=(*size, 2)), rng.normal(size=(height + 2, width + 2, 2))
+    forwards = np.vdot(np.pad(x, ((1, 1), (1, 1), (0, 0)), "edge"), framed)
+    assert_allclose(np.vdot(x, layers._unframed(jnp.asarray(framed))), forwards, rtol=1e-12)

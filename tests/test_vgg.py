@@ -197,6 +197,30 @@ def test_minimum_size_of_several_layers_is_the_largest():
 # Parameters
 
 
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [
+        (["conv1_1"], {"conv1_1"}),
+        (["pool1", "relu1_1"], {"conv1_1"}),
+        (["conv2_1", "pool1"], {"conv1_1", "conv2_1"}),
+        (["pool2"], {"conv1_1", "conv2_1", "conv2_2"}),
+        (["relu3_1"], {"conv1_1", "conv2_1", "conv2_2", "conv3_1"}),
+    ],
+)
+def test_up_to_leaves_out_what_no_layer_needs(rng, tiny, wanted, left):
+    image = rng.random((9, 8, 3), np.float32)
+    short = vgg.up_to(tiny, wanted)
+    assert set(short) == {"input", *left}
+    whole = vgg.features(tiny, image, wanted)
+    for layer, values in vgg.features(short, image, wanted).items():
+        assert_array_equal(values, whole[layer])
+
+
+def test_up_to_refuses_an_unknown_layer(tiny):
+    with pytest.raises(ValueError, match="unknown layer 'relu4_1'"):
+        vgg.up_to(tiny, ["relu4_1"])
+
+
 def test_vgg19_has_the_published_number_of_parameters():
     shapes = vgg.parameter_shapes(vgg.VGG19)
     arrays = [a for layer, arrays in shapes.items() if layer != "input" for a in arrays.values()]
