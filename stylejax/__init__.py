@@ -14,6 +14,7 @@ from stylejax.images import save as save_image
 from stylejax.vgg import VGG19, Architecture, features, random_params
 
 # The objective
+from stylejax.colour import Colour
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights, Targets
 from stylejax.objective import evaluate, make_targets
@@ -31,6 +32,7 @@ __all__ = [
     "VGG19",
     "Adam",
     "Architecture",
+    "Colour",
     "Config",
     "History",
     "JaxoptLbfgs",

@@ -12,6 +12,7 @@ import jax
 
 from stylejax import layers, losses, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
+from stylejax.colour import Colour
 from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 
 Precision = Literal["highest", "high", "default"]
@@ -44,6 +45,7 @@ class Config:
       style_scale: long side of the paintings relative to the picture's; a painting is never
         enlarged.
       noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
+      colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
@@ -61,6 +63,7 @@ class Config:
     smallest: int = 128
     style_scale: float = 1.0
     noise: float = 0.0
+    colour: Colour | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -72,6 +75,10 @@ class Config:
             raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
         if not 0 < self.style_scale < float("inf"):
             raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
+        if not isinstance(self.colour, Colour | None):
+            raise ValueError(
+                f"colour is {self.colour!r}; give a Colour, e.g. Colour(colour.CHROMA)"
+            )
         for name, words in (("padding", vgg.Padding), ("precision", Precision)):
             value, possible = getattr(self, name), get_args(words)
             if value not in possible:

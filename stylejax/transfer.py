@@ -1,12 +1,13 @@
 """The whole way from a photo and paintings to a picture: ``stylize`` and ``iterate``.
 
 Both walk the pyramid of scales, coarse to fine, and at each scale call the two compiled functions
-of ``scale``. The library compiles nothing else on this way; everything below is plain and composes
-with the transformations of the caller.
+of ``scale``. The library compiles nothing else on this way but what ``colour`` does before it and
+after it; everything below is plain and composes with the transformations of the caller.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import arguments, vgg
+from stylejax import arguments, colour, vgg
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
@@ -110,10 +111,13 @@ def stylize(
     key = jax.random.key(0) if key is None else key
     params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
-    picture, history, states = init, [], []
+    photo, paintings, picture = colour.prepare(config.colour, content, styles, init)
+    # No program of a scale depends on it, so other colours find them compiled.
+    colours, config = config.colour, replace(config, colour=None)
+    history, states = [], []
     for scale, size in enumerate(sizes):
         state, targets = prepare(
-            params, content, tuple(styles), picture, loss_weights, key, size=size, config=config
+            params, photo, paintings, picture, loss_weights, key, size=size, config=config
         )
         steps = config.steps_at(scale, len(sizes))
         state, rows = advance(
@@ -123,7 +127,7 @@ def stylize(
         history.append(rows)
         states.append(state)
     return Result(
-        image=cast(jax.Array, picture),
+        image=cast(jax.Array, colour.finish(colours, cast(jax.Array, picture), content)),
         history=tuple(history),
         evaluations=sum(state.evaluations for state in states),
         status=jnp.stack([state.status for state in states]).max(),
@@ -165,7 +169,13 @@ def iterate(
     key = jax.random.key(0) if key is None else key
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1")
-    return _chunks(params, content, tuple(styles), config, loss_weights, key, init, every)
+    photo, paintings, start = colour.prepare(config.colour, content, styles, init)
+    colours, config = config.colour, replace(config, colour=None)
+    run = _chunks(params, photo, paintings, config, loss_weights, key, start, every)
+    return (
+        progress._replace(image=np.asarray(colour.finish(colours, progress.image, content)))
+        for progress in run
+    )
 
 
 def _chunks(

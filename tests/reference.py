@@ -490,3 +490,102 @@ def finite_difference(f: Callable, x, direction, step: float = 1e-5) -> float:
     """
     x, direction = _array(x), _array(direction)
     return float(f(x + step * direction) - f(x - step * direction)) / (2 * step)
+
+
+# Colours
+
+
+def srgb_to_linear(value: float) -> float:
+    """IEC 61966-2-1, for a value in [0, 1]."""
+    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+
+
+def oklab(colour: Sequence[float]) -> Array:
+    """Of one sRGB colour, by way of CIE XYZ (D65), as Ottosson's article derives it (2020)."""
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    light = [srgb_to_linear(float(value)) for value in colour]
+    return oklab_of_xyz([sum(row[k] * light[k] for k in range(3)) for row in to_xyz])
+
+
+def oklab_of_xyz(xyz: Sequence[float]) -> Array:
+    """Ottosson's M1, cube roots, M2."""
+    m1 = [
+        [0.8189330101, 0.3618667424, -0.1288597137],
+        [0.0329845436, 0.9293118715, 0.0361456387],
+        [0.0482003018, 0.2643662691, 0.6338517070],
+    ]
+    m2 = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    cones = [sum(row[k] * xyz[k] for k in range(3)) for row in m1]
+    roots = [math.copysign(abs(cone) ** (1 / 3), cone) for cone in cones]
+    return _array([sum(row[k] * roots[k] for k in range(3)) for row in m2])
+
+
+def colour_moments(image) -> tuple[Array, Array]:
+    """Mean and covariance of the colours of `[H, W, 3]`, divided by the number of pixels."""
+    pixels = _array(image).reshape(-1, 3)
+    mean = _array([sum(pixel[c] for pixel in pixels) / len(pixels) for c in range(3)])
+    covariance = np.zeros((3, 3))
+    for pixel in pixels:
+        for c in range(3):
+            for d in range(3):
+                covariance[c, d] += (pixel[c] - mean[c]) * (pixel[d] - mean[d]) / len(pixels)
+    return mean, covariance
+
+
+def square_root(matrix) -> Array:
+    """Of a positive definite matrix, by the iteration of Denman and Beavers."""
+    y, z = _array(matrix), np.eye(len(matrix))
+    for _ in range(50):
+        y, z = (y + np.linalg.inv(z)) / 2, (z + np.linalg.inv(y)) / 2
+    return y
+
+
+def cholesky(matrix) -> Array:
+    """The lower triangle `L` with positive diagonal and `L L^T = matrix`, entry by entry."""
+    matrix = _array(matrix)
+    lower = np.zeros_like(matrix)
+    for i in range(len(matrix)):
+        for j in range(i + 1):
+            rest = matrix[i, j] - sum(lower[i, k] * lower[j, k] for k in range(j))
+            lower[i, j] = math.sqrt(rest) if i == j else rest / lower[j, j]
+    return lower
+
+
+def colour_map(style, photo, kind: str) -> Array:
+    """`A` with `A S A^T = C` for the covariances of painting and photo (Gatys et al. 2016).
+
+    `"symmetric"` is Monge's map, `L^-T (L^T C L)^1/2 L^-1` with `S = L L^T`.
+    """
+    (_, s), (_, c) = colour_moments(style), colour_moments(photo)
+    lower = cholesky(s)
+    inverse = np.linalg.inv(lower)
+    if kind == "cholesky":
+        return cholesky(c) @ inverse
+    if kind == "pca":
+        return square_root(c) @ np.linalg.inv(square_root(s))
+    if kind == "symmetric":
+        return inverse.T @ square_root(lower.T @ c @ lower) @ inverse
+    raise ValueError(f"kind is {kind!r}; it is 'cholesky', 'pca' or 'symmetric'")
+
+
+def match_histogram(values: Sequence[float], wanted: Sequence[float]) -> Array:
+    """Each value becomes the wanted quantile of its rank; equal values share their middle rank."""
+    ordered, wanted = sorted(map(float, values)), sorted(map(float, wanted))
+    matched = []
+    for value in map(float, values):
+        below = sum(other < value for other in ordered)
+        up_to = sum(other <= value for other in ordered)
+        share = (below + up_to - 1) / 2 / (len(ordered) - 1)
+        place = share * (len(wanted) - 1)
+        index = min(math.floor(place), len(wanted) - 2)
+        part = place - index
+        matched.append((1 - part) * wanted[index] + part * wanted[index + 1])
+    return _array(matched)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from stylejax import layers, losses, vgg
+from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
 
@@ -27,6 +28,7 @@ OTHER = {
     "smallest": 77,
     "style_scale": 0.5,
     "noise": 0.25,
+    "colour": Colour(CHROMA),
 }
 
 
@@ -84,6 +86,7 @@ REFUSED = {
     "no style scale": ({"style_scale": 0.0}, ["style_scale is 0.0", "more than 0"]),
     "endless style scale": ({"style_scale": float("inf")}, ["style_scale is inf"]),
     "not a number of style scale": ({"style_scale": float("nan")}, ["style_scale is nan"]),
+    "a word for a colour": ({"colour": "chroma"}, ["colour is 'chroma'", "Colour("]),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
     "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),

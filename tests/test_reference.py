@@ -636,3 +636,54 @@ def test_finite_difference_by_hand():
     assert reference.finite_difference(lambda x: float(x[0]) ** 2, [2.0], [-3.0], 1.0) == -12
     # x^3 at 0 has slope 0, and h = 1/2 sees (1/8 + 1/8) / 1: the error is h^2.
     assert reference.finite_difference(lambda x: float(x[0]) ** 3, [0.0], [1.0], 0.5) == 0.25
+
+
+# Colours
+
+
+def test_srgb_by_hand():
+    for value, light in {0: 0, 0.04045: 0.0031308, 0.5: 0.2140411, 1: 1}.items():
+        assert_allclose(reference.srgb_to_linear(value), light, rtol=1e-5)
+
+
+def test_oklab_has_the_published_values():
+    """The table of Ottosson's article, three digits."""
+    table = {
+        (0.950, 1.000, 1.089): (1.000, 0.000, 0.000),
+        (1.000, 0.000, 0.000): (0.450, 1.236, -0.019),
+        (0.000, 1.000, 0.000): (0.922, -0.671, 0.263),
+        (0.000, 0.000, 1.000): (0.153, -1.415, -0.449),
+    }
+    for xyz, lab in table.items():
+        assert_allclose(reference.oklab_of_xyz(xyz), lab, atol=6e-4)
+
+
+def test_colour_moments_by_hand():
+    # Red and black: the mean is half a red, the variance of red a quarter.
+    mean, covariance = reference.colour_moments([[[1, 0, 0], [0, 0, 0]]])
+    assert_array_equal(mean, [0.5, 0, 0])
+    assert_array_equal(covariance, [[0.25, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_roots_by_hand():
+    matrix = [[5.0, 4.0], [4.0, 5.0]]  # (2 1; 1 2) squared, and (a 0; b c) (a b; 0 c)
+    assert_allclose(reference.square_root(matrix), [[2, 1], [1, 2]], rtol=1e-12)
+    assert_allclose(reference.cholesky(matrix), [[5**0.5, 0], [4 / 5**0.5, 1.8**0.5]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["cholesky", "pca", "symmetric"])
+def test_colour_map_maps_the_covariance(rng, kind):
+    style, photo = rng.random((4, 5, 3)), rng.random((3, 6, 3)) @ rng.normal(size=(3, 3))
+    a = reference.colour_map(style, photo, kind)
+    (_, s), (_, c) = reference.colour_moments(style), reference.colour_moments(photo)
+    assert_allclose(a @ s @ a.T, c, atol=1e-10)
+    if kind == "cholesky":
+        assert_allclose(a, np.tril(a), atol=1e-12)
+    if kind == "symmetric":
+        assert_allclose(a, a.T, atol=1e-10)
+        assert np.linalg.eigvalsh(a).min() > 0
+
+
+def test_match_histogram_by_hand():
+    # The two equal ones share the middle of ranks 1 and 2 of 0..3, which is 1.5 of 10 20 30 40.
+    assert_allclose(reference.match_histogram([5, 7, 5, 1], [40, 10, 30, 20]), [25, 40, 25, 10])
