@@ -15,6 +15,7 @@ import typer
 
 import stylejax
 from stylejax import job, options
+from stylejax.colour import Colour
 from stylejax.optimizers import Adam, Lbfgs
 from stylejax.presets import DEFAULT, PRESETS
 
@@ -191,6 +192,36 @@ def command(
             "Border of the picture in the network: replicate-all, replicate or zero.",
             _C.padding,
             panel=_CONTENT,
+        ),
+    ] = None,
+    colour: Annotated[
+        str | None,
+        _option(
+            "--colour --color",
+            "The photo's colours instead of the paintings': symmetric, cholesky, pca or histogram "
+            "(its palette), luminance or chroma (its colours in their places; luminance paints in "
+            "grey), or none.",
+            "none",
+            panel=_CONTENT,
+        ),
+    ] = None,
+    colour_space: Annotated[
+        str | None,
+        _option(
+            "--colour-space --color-space",
+            "Where --colour works: oklab (as seen), srgb (as stored) or linear (as light).",
+            "oklab",
+            panel=_CONTENT,
+        ),
+    ] = None,
+    colour_strength: Annotated[
+        float | None,
+        _option(
+            "--colour-strength --color-strength",
+            "From 0, the paintings' colours, to 1, the photo's.",
+            Colour.strength,
+            panel=_CONTENT,
+            parser=_number,
         ),
     ] = None,
     steps: Annotated[

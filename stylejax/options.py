@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from stylejax import layers, vgg
+from stylejax import colour, layers, vgg
 from stylejax.config import Config, Precision
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.presets import PRESETS, Preset
@@ -22,6 +22,15 @@ OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
     "jaxopt-lbfgsb": JaxoptLbfgsb,
 }
 POOLS = {"avg": layers.average_pool, "max": layers.max_pool}
+COLOURS = {
+    "cholesky": colour.CHOLESKY,
+    "pca": colour.PCA,
+    "symmetric": colour.SYMMETRIC,
+    "histogram": colour.HISTOGRAM,
+    "luminance": colour.LUMINANCE,
+    "chroma": colour.CHROMA,
+}
+SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
 
@@ -126,6 +135,33 @@ def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
     return dataclasses.replace(made, **settings)  # type: ignore[type-var]
 
 
+def colours(given: dict[str, Any]) -> colour.Colour | None:
+    """What ``--colour`` and its settings ask for; None where it is silent or ``none``.
+
+    Args:
+      given: ``colour``, ``colour_space`` and ``colour_strength``; None where the command line is
+        silent.
+    """
+    name = given["colour"]
+    if name is None or name == "none":
+        for setting in ("space", "strength"):
+            if (value := given[f"colour_{setting}"]) is not None:
+                raise ValueError(
+                    f"--colour-{setting} {value} works with --colour {' or '.join(COLOURS)} only"
+                )
+        return None
+    made = colour.Colour(COLOURS[choice("--colour", name, ["none", *COLOURS])])
+    if given["colour_space"] is not None:
+        space = SPACES[choice("--colour-space", given["colour_space"], [*SPACES])]
+        made = dataclasses.replace(made, space=space)
+    if given["colour_strength"] is not None:
+        try:
+            made = dataclasses.replace(made, strength=given["colour_strength"])
+        except ValueError as error:
+            raise ValueError(f"--colour-{error}") from None
+    return made
+
+
 def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     """The preset with everything that the command line says put in its place.
 
@@ -158,6 +194,8 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         loss_weights["styles"] = blend_weights(
             "--style-blend-weights", given["style_blend_weights"], styles
         )
+    if (asked := colours(given)) is not None:
+        config["colour"] = asked
     file = None
     if given["init"] is not None:
         config["noise"], file = start("--init", given["init"])

@@ -88,10 +88,17 @@ def test_quiet_prints_nothing(run, capsys):
 
 def test_record_and_metadata(run, folder):
     _, _, output = run(
-        "--record", "--seed", 5, "--style-weight", "3.5", "--scales", "2", "--steps", "3"
-    )
+        "--record", "--seed", 5, "--style-weight", "3.5", "--scales", "2", "--steps", "3",
+        "--colour", "luminance", "--colour-strength", "0.5",
+    )  # fmt: skip
     written = json.loads(output.with_suffix(".json").read_text())
     assert written["seed"] == 5 and written["loss_weights"]["style"] == 3.5
+    used = written["config"]["colour"]
+    assert (used["mode"]["photo"], used["space"]["encode"], used["strength"]) == (
+        "fade",
+        "to_oklab",
+        0.5,
+    )
     assert written["weights"]["sha256"] == record.file_digest(folder / "narrow.h5")
     assert [i["sha256"] for i in written["inputs"]] == [
         record.file_digest(folder / name) for name in ("photo.png", "painting.png")
@@ -144,6 +151,8 @@ def test_transparency_is_put_back(run, folder):
         ("--init", "mix:0.3", "--tv-weight", "0.1", "--content-weight", "2"),
         ("--content-layers", "relu4_2:1.0,relu5_2:0.5", "--style-layers", "conv1_1,pool2:3"),
         ("--style-scale", "0.8", "--device", "cpu"),
+        ("--colour", "luminance", "--colour-space", "srgb", "--colour-strength", "0.5"),
+        ("--color", "histogram", "--init", "noise", "--optimizer", "adam"),
     ],
     ids=" ".join,
 )
@@ -185,6 +194,12 @@ def test_init_file_and_blend(run, folder):
         (("--learning-rate", "1"), "--learning-rate 1 works with --optimizer adam only"),
         (("--optimizer", "adam", "--memory", "3"), "--memory 3 works with --optimizer lbfgs"),
         (("--optimizer", "adam", "--average", "1"), "--average 1 must be at least 0 and less"),
+        (("--colour", "green"), "--colour 'green' is unknown; choose none or cholesky"),
+        (("--colour", "pca", "--colour-space", "cmyk"), "--colour-space 'cmyk' is unknown"),
+        (("--colour", "pca", "--colour-strength", "2"), "--colour-strength is 2.0"),
+        (("--colour", "pca", "--colour-strength", "nan"), "--colour-strength is nan"),
+        (("--colour-strength", "0.5"), "--colour-strength 0.5 works with --colour cholesky or"),
+        (("--colour", "none", "--colour-space", "srgb"), "--colour-space srgb works with"),
         (("--init", "mix:2"), "R is the share of noise"),
         (("--init", "nowhere.png"), "nowhere.png"),
         (("--device", "abacus"), "--device 'abacus' is unknown"),
