@@ -126,8 +126,9 @@ def one_step(ours: Run, size: int) -> Point:
     state, targets = scale.prepare(
         ours.params, photo, (painting,), None, DEFAULT_WEIGHTS, key, size=shape, config=ours.config
     )
+    # Two, because the first evaluates the start.
     state, _ = scale.advance(
-        state, ours.params, targets, DEFAULT_WEIGHTS, 1, length=STEPS, config=ours.config
+        state, ours.params, targets, DEFAULT_WEIGHTS, 2, length=STEPS, config=ours.config
     )
     gradient = np.asarray(state.engine.gradient)
     return Point(np.asarray(state.z), photo, painting, float(state.value), gradient)

@@ -1,11 +1,11 @@
-"""One scale of the pyramid: its two compiled programs, and compiling them before they are needed.
+"""One scale of the pyramid: its compiled programs, and how the host walks through them.
 
-``prepare`` resizes, makes the targets and evaluates once; ``advance`` takes a number of optimizer
-steps on the device.
+``prepare`` resizes and makes the targets; ``advance`` takes a number of optimizer steps on the
+device, and holds the one place where the objective is compiled; ``picture`` shows where they led.
+``run`` is a scale in one program, ``walk`` the same chunk by chunk.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +33,26 @@ class History(NamedTuple):
     terms: LossTerms
     evaluations: Array
     taken: Array
+
+
+class Stretch(NamedTuple):
+    """Where a stretch of steps has led to, on the host.
+
+    Attributes:
+      step: steps taken at this scale.
+      image: ``[h, w, 3]``, the picture there.
+      terms: the objective there, floats.
+      rows: of the steps of the stretch, or the one of the start, which no step has made.
+      evaluations: at this scale so far.
+      status: of the run at this scale.
+    """
+
+    step: int
+    image: np.ndarray
+    terms: LossTerms
+    rows: History
+    evaluations: int
+    status: Status
 
 
 def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
@@ -72,7 +92,7 @@ def prepare(
     size: tuple[int, int],
     config: Config,
 ) -> tuple[State, Targets]:
-    """Everything that happens once per scale: resizing, targets and the first evaluation.
+    """What happens once per scale: resizing, the targets, the start, which is not evaluated yet.
 
     Args:
       params: the network.
@@ -94,7 +114,7 @@ def prepare(
     return config.optimizer.init(fun, z, params, targets, loss_weights), targets
 
 
-def _advance(
+def _steps(
     state: State,
     params: vgg.Params,
     targets: Targets,
@@ -104,7 +124,10 @@ def _advance(
     length: int,
     config: Config,
 ) -> tuple[State, History]:
-    """Up to ``length`` optimizer steps on the device, none past ``limit`` or the run's end."""
+    """Up to ``length`` optimizer steps on the device, none past ``limit`` or the run's end.
+
+    The first one after ``prepare`` evaluates the start and moves nothing.
+    """
     fun = partial(_objective, config=config)
 
     def body(state: State, index: jax.Array) -> tuple[State, History]:
@@ -120,12 +143,81 @@ def _advance(
     return jax.lax.scan(body, state, jnp.arange(length))
 
 
-advance = jax.jit(_advance, static_argnames=("length", "config"))
 # For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
 # may differ in size.
-advance_in_place = jax.jit(
-    _advance, static_argnames=("length", "config"), donate_argnames=("state",)
-)
+advance = jax.jit(_steps, static_argnames=("length", "config"), donate_argnames=("state",))
+
+
+@partial(jax.jit, static_argnames="config")
+def picture(state: State, *, config: Config) -> jax.Array:
+    """What the optimizer has come to, ``[h, w, 3]``."""
+    return config.held.decode(state.best)
+
+
+@partial(jax.jit, static_argnames=("steps", "config"))
+def run(
+    state: State,
+    params: vgg.Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    steps: int,
+    config: Config,
+) -> tuple[jax.Array, State, History]:
+    """A scale from its start to its end: the picture, the last state, a row for every step."""
+    state, rows = _steps(
+        state, params, targets, loss_weights, steps + 1, length=steps + 1, config=config
+    )
+    return picture(state, config=config), state, jax.tree.map(lambda column: column[1:], rows)
+
+
+def walk(
+    state: State,
+    params: vgg.Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    steps: int,
+    every: int,
+    config: Config,
+) -> Iterator[Stretch]:
+    """The run of ``run``, handed over at its start, every few steps, and at its end.
+
+    Args:
+      state: of ``prepare``; it is used up.
+      params: the network.
+      targets: of ``prepare``.
+      loss_weights: the coefficients.
+      steps: to take at this scale.
+      every: steps from one stretch to the next.
+      config: everything static.
+    """
+    ahead = partial(advance, length=every, config=config)
+    state, rows = ahead(state, params, targets, loss_weights, 1)
+    rows = _taken(rows)._replace(taken=np.asarray([False]))
+    step = 0
+    while True:
+        status = Status(int(state.status))
+        yield Stretch(
+            step=step,
+            # A copy: the state's own buffers, which this may be one of, hold the next stretch.
+            image=np.array(picture(state, config=config)),
+            terms=jax.tree.map(float, state.aux),
+            rows=rows,
+            evaluations=int(state.evaluations),
+            status=status,
+        )
+        if step >= steps or status != Status.RUNNING:
+            return
+        state, rows = ahead(state, params, targets, loss_weights, steps - step)
+        rows = _taken(rows)
+        step += len(rows.taken)
+
+
+def _taken(rows: History) -> History:
+    """The rows of steps that were taken, on the host."""
+    taken = np.asarray(rows.taken)
+    return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
 
 
 def at_hand(params: vgg.Params) -> vgg.Params:
@@ -138,42 +230,3 @@ def at_hand(params: vgg.Params) -> vgg.Params:
     if getattr(device, "platform", device) == "cpu":
         params = vgg.evaluate_kernels(params)
     return jax.tree.map(jnp.asarray, params)
-
-
-def compile_ahead(
-    executor: Executor,
-    params: vgg.Params,
-    content: Array,
-    styles: tuple[Array, ...],
-    picture: Array | jax.ShapeDtypeStruct | None,
-    loss_weights: LossWeights,
-    key: jax.Array,
-    *,
-    size: tuple[int, int],
-    length: int,
-    config: Config,
-) -> Future[None]:
-    """Compiles a scale's programs in a thread; calling them later finds them compiled.
-
-    Takes the arguments of ``prepare`` and the ``length`` of ``advance_in_place``. Of ``picture``
-    the shape is enough; where there is none, at the first scale, ``prepare`` is left to the caller,
-    who needs it at once. What goes wrong goes wrong again, and is said, when they are called.
-    """
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-
-    def work() -> None:
-        # Contexts are a thread's own.
-        with jax.default_device(device), jax.enable_x64(wide):
-            first = prepare.trace(
-                params, content, styles, picture, loss_weights, key, size=size, config=config
-            )
-            state, targets = first.out_info
-            second = advance_in_place.lower(
-                state, params, targets, loss_weights, 1, length=length, config=config
-            )
-            second.compile()
-            if picture is not None:
-                first.lower().compile()
-
-    return executor.submit(work)

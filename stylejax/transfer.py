@@ -1,33 +1,25 @@
 """The whole way from a photo and paintings to a picture: ``stylize`` and ``iterate``.
 
-Both walk the pyramid of scales, coarse to fine, and at each scale call the two compiled functions
-of ``scale``. The library compiles nothing else on this way but what ``colour`` does before it and
+Both walk the pyramid of scales, coarse to fine, and at each scale call the compiled functions of
+``scale``. The library compiles nothing else on this way but what ``colour`` does before it and
 after it; everything below is plain and composes with the transformations of the caller.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from stylejax import arguments, colour, vgg
+from stylejax.compilation import compiling
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
-from stylejax.scale import (
-    Array,
-    History,
-    advance,
-    advance_in_place,
-    at_hand,
-    compile_ahead,
-    prepare,
-)
+from stylejax.scale import Array, History, at_hand, prepare, run, walk
 
 __all__ = ["History", "Progress", "Result", "iterate", "stylize"]
 
@@ -120,10 +112,7 @@ def stylize(
             params, photo, paintings, picture, loss_weights, key, size=size, config=config
         )
         steps = config.steps_at(scale, len(sizes))
-        state, rows = advance(
-            state, params, targets, loss_weights, steps, length=steps, config=config
-        )
-        picture = config.held.decode(state.best)
+        picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
         history.append(rows)
         states.append(state)
     return Result(
@@ -171,77 +160,46 @@ def iterate(
         raise ValueError(f"every is {every}; it must be at least 1")
     photo, paintings, start = colour.prepare(config.colour, content, styles, init)
     colours, config = config.colour, replace(config, colour=None)
-    run = _chunks(params, photo, paintings, config, loss_weights, key, start, every)
+    walked = _pyramid(params, photo, paintings, config, loss_weights, key, start, every)
     return (
         progress._replace(image=np.asarray(colour.finish(colours, progress.image, content)))
-        for progress in run
+        for progress in walked
     )
 
 
-def _chunks(
+def _pyramid(
     params: vgg.Params,
     content: Array,
     styles: tuple[Array, ...],
     config: Config,
     loss_weights: LossWeights,
     key: jax.Array,
-    picture: Any,
+    picture: Array | None,
     every: int,
 ) -> Iterator[Progress]:
     params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
-    before = 0
-    compiler = ThreadPoolExecutor(1)
-    ahead = partial(
-        compile_ahead,
-        compiler,
-        params,
-        content,
-        styles,
-        loss_weights=loss_weights,
-        key=key,
-        length=every,
-        config=config,
-    )
-    coming = ahead(picture, size=sizes[0])
-    try:
+    given = (params, content, styles, picture, loss_weights, key)
+    with compiling(*given, sizes=sizes, length=every, config=config) as compiled:
+        before = 0
         for scale, size in enumerate(sizes):
+            wait([compiled[scale]])
             state, targets = prepare(
                 params, content, styles, picture, loss_weights, key, size=size, config=config
             )
-            wait([coming])
-            if scale + 1 < len(sizes):
-                shape = jax.ShapeDtypeStruct((*size, 3), state.best.dtype)
-                coming = ahead(shape, size=sizes[scale + 1])
             steps = config.steps_at(scale, len(sizes))
-            # A row for the start, which no step has made.
-            rows = jax.tree.map(
-                lambda a: np.asarray(a)[None],
-                History(state.aux, state.evaluations, np.asarray(False)),
-            )
-            step = 0
-            while True:
-                # A copy: the state's own buffers are donated to the next chunk.
-                picture = np.array(config.held.decode(state.best))
-                terms = jax.tree.map(float, state.aux)
-                status = Status(int(state.status))
-                evaluations = before + int(state.evaluations)
+            for reached in walk(
+                state, params, targets, loss_weights, steps=steps, every=every, config=config
+            ):
                 yield Progress(
-                    scale, len(sizes), step, steps, picture, terms, rows, evaluations, status
+                    scale=scale,
+                    scales=len(sizes),
+                    step=reached.step,
+                    steps=steps,
+                    image=reached.image,
+                    terms=reached.terms,
+                    history=reached.rows,
+                    evaluations=before + reached.evaluations,
+                    status=reached.status,
                 )
-                if step >= steps or status != Status.RUNNING:
-                    break
-                state, rows = advance_in_place(
-                    state, params, targets, loss_weights, steps - step, length=every, config=config
-                )
-                rows = _taken(rows)
-                step += len(rows.taken)
-            before = evaluations
-    finally:
-        compiler.shutdown(wait=False, cancel_futures=True)
-
-
-def _taken(rows: History) -> History:
-    """The rows of steps that were taken, on the host."""
-    taken = np.asarray(rows.taken)
-    return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
+            picture, before = reached.image, before + reached.evaluations

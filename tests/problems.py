@@ -127,7 +127,7 @@ def quadratics(z: Any, problem: Problem) -> tuple[Any, Any]:
 
 
 class Run(NamedTuple):
-    """What a run's states showed, ``[steps + 1, ...]``, the start first."""
+    """What a run's states showed, ``[steps + 1, ...]``, the start's evaluation first."""
 
     z: np.ndarray
     value: np.ndarray
@@ -154,16 +154,16 @@ def _scan(minimizer, z, problem, limit):
     """``limit`` steps at most and none after the end, as ``transfer`` does it."""
 
     def body(state, index):
-        going = (state.status == Status.RUNNING) & (index < limit)
+        going = (state.status == Status.RUNNING) & (index <= limit)
         new = jax.lax.cond(
             going, lambda s: minimizer.step(objective, s, problem), lambda s: s, state
         )
         return new, (_shown(new), going)
 
     start = minimizer.init(objective, z, problem)
-    _, (rows, taken) = jax.lax.scan(body, start, jnp.arange(STEPS))
-    rows = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), _shown(start), rows)
-    return rows, jnp.sum(taken)
+    # The first step evaluates the start and is none of the ``limit``.
+    _, (rows, taken) = jax.lax.scan(body, start, jnp.arange(STEPS + 1))
+    return rows, jnp.sum(taken) - 1
 
 
 def run(minimizer: Any, problem: Problem, z: np.ndarray = START, limit: int = STEPS) -> Run:

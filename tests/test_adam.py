@@ -83,7 +83,7 @@ def test_derivatives_through_the_steps(fun, minimizer, x64):
         def body(state, _):
             return minimizer.step(fun, state, parameter), None
 
-        state, _ = jax.lax.scan(body, minimizer.init(fun, z, parameter), length=5)
+        state, _ = jax.lax.scan(body, minimizer.init(fun, z, parameter), length=1 + 5)
         shares = jnp.cos(jnp.arange(z.size)).reshape(z.shape)
         return state.value + jnp.sum(state.best * shares)
 

@@ -49,9 +49,14 @@ _init = jax.jit(lambda m, z, problem: m.init(objective, z, problem), static_argn
 _step = jax.jit(lambda m, state, problem: m.step(objective, state, problem), static_argnums=0)
 
 
+def at_the_start(minimizer, problem):
+    """A float64 run's state after its first evaluation."""
+    return _step(minimizer, _init(minimizer, jnp.asarray(START, jnp.float64), problem), problem)
+
+
 def iterates(minimizer, problem, steps):
     """Flat iterates and values of a float64 run."""
-    state = _init(minimizer, jnp.asarray(START, jnp.float64), problem)
+    state = at_the_start(minimizer, problem)
     states = [state]
     for _ in range(steps):
         state = _step(minimizer, state, problem)
@@ -105,7 +110,7 @@ def test_the_first_step_has_length_one(minimizer, x64):
 
 
 def after_steps(minimizer, problem, steps=4):
-    state = _init(minimizer, jnp.asarray(START, jnp.float64), problem)
+    state = at_the_start(minimizer, problem)
     for _ in range(steps):
         state = _step(minimizer, state, problem)
     return state

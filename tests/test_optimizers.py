@@ -162,6 +162,11 @@ def test_evaluations_are_those_computed_and_steps_compile_once(minimizer):
         problem = problem_called(kind)
         CALLS.clear()
         state = init(START, problem)
+        jax.effects_barrier()
+        assert len(CALLS) == state.evaluations == 0
+        state = step(state, problem)
+        jax.effects_barrier()
+        assert len(CALLS) == state.evaluations == 1
         values = [float(state.value)]
         for _ in range(5):
             if state.status != Status.RUNNING:
@@ -174,6 +179,21 @@ def test_evaluations_are_those_computed_and_steps_compile_once(minimizer):
         assert_allclose(values, run(minimizer, problem).value[: len(values)], rtol=1e-3)
     assert len(values) == 6
     assert step._cache_size() == 1
+
+
+@every
+def test_the_first_step_is_the_evaluation_of_the_start(minimizer):
+    """It moves nothing, and an unevaluated state never passes for a good one."""
+    problem = SOUND["rosenbrock"]
+    state = minimizer.init(objective, jnp.asarray(START), problem)
+    assert (state.evaluations, state.status, state.value) == (0, Status.RUNNING, np.inf)
+    assert_array_equal(state.best, START)
+    found = run(minimizer, problem, limit=0)
+    value, _ = recomputed(START[None], problem)
+    assert (found.steps, found.evaluations[0]) == (0, 1)
+    assert_array_equal(found.z[0], START)
+    assert_array_equal(found.best[0], START)
+    assert_allclose(found.value, value, rtol=1e-6)
 
 
 @every
@@ -348,7 +368,7 @@ def test_a_batch_is_its_runs(minimizer):
     state = jax.jit(jax.vmap(partial(minimizer.init, quadratics)))(starts, batch)
     step = jax.jit(jax.vmap(partial(minimizer.step, quadratics)))
     steps = 4
-    for _ in range(steps):
+    for _ in range(1 + steps):  # the first evaluates the start
         going = np.asarray(state.status) == Status.RUNNING
         new = step(state, batch)
         state = jax.tree.map(

@@ -21,6 +21,7 @@ from stylejax import (
     Status,
     evaluate,
     iterate,
+    layers,
     make_targets,
     random_params,
     scale,
@@ -106,17 +107,35 @@ def test_jit_with_static_config(params):
 
 def test_one_compiled_step_per_scale(params):
     """Neither other weights, nor other pictures of the same sizes, nor more chunks trace again."""
-    scale.advance_in_place.clear_cache()
-    scale.prepare.clear_cache()
+    programs = (scale.prepare, scale.advance, scale.picture)
+    for program in programs:
+        program.clear_cache()
     for weight in (1.0, 2.0):
         weights = WEIGHTS._replace(style=weight)
         for content, style in ((CONTENT, STYLE), (CONTENT[::-1], OTHER)):
             more = {"config": TWO_SCALES, "loss_weights": weights, "every": 2}
             list(iterate(params, content, [style], **more))
     scales = 2
-    assert scale.advance_in_place._cache_size() == scales
-    # The first scale starts without a picture, the second goes on from one.
-    assert scale.prepare._cache_size() == scales
+    assert [program._cache_size() for program in programs] == [scales] * len(programs)
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
+def test_the_objective_is_differentiated_at_one_place_of_a_scale(params, optimizer):
+    """Every such place takes seconds to compile; the gradient of a pooling layer shows them."""
+    places = []
+
+    @jax.custom_vjp
+    def pool(x):
+        return layers.average_pool(x)
+
+    def backward(shape, cotangent):
+        places.append(shape)
+        return jax.vjp(layers.average_pool, jnp.zeros(shape, cotangent.dtype))[1](cotangent)
+
+    pool.defvjp(lambda x: (layers.average_pool(x), x.shape), backward)
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, pool=pool)
+    list(iterate(params, CONTENT, [STYLE], config=config, every=2))
+    assert len(places) == len(set(places)) == 2  # the tiny network's pooling layers
 
 
 def test_iterate_and_stylize_give_the_same_picture(params):

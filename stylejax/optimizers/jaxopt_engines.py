@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from stylejax.optimizers.minimizer import (
     Fun,
     State,
+    first_status,
     judge,
     norm,
     select,
@@ -55,21 +56,50 @@ def _scaled(fun: Fun, box: tuple[float, float] | None = None) -> Fun:
 
 
 def _init(solver: Any, fun: Fun, z: jax.Array, box: tuple[Any, ...], args: Any) -> State:
+    """As many zeros as jaxopt's state will have numbers."""
+    one = jnp.ones((), z.dtype)
+    with jax.numpy_rank_promotion("allow"):
+        shapes = jax.eval_shape(solver.init_state, z, *box, one, args)
+    inner = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    engine = _Engine(one, jnp.full_like(one, jnp.inf), jnp.asarray(0, jnp.int32), inner)
+    return start(fun, z, args, engine)
+
+
+def _begin(solver: Any, state: State, box: tuple[Any, ...], args: Any) -> State:
     """One evaluation at factor 1, whose value and gradient are then scaled by hand."""
     with jax.numpy_rank_promotion("allow"):
-        inner = solver.init_state(z, *box, jnp.ones((), z.dtype), args)
+        inner = solver.init_state(state.z, *box, state.engine.unit, args)
     factor = unit(inner.grad)
     scaled = inner._replace(value=inner.value * factor, grad=inner.grad * factor)
-    scaled = jax.tree.map(jnp.asarray, scaled)
-    unknown = jnp.full_like(factor, jnp.inf)
-    engine = _Engine(factor, unknown, jnp.asarray(0, jnp.int32), scaled)
-    return start(z, inner.value, inner.aux, inner.grad, engine)
+    new = state._replace(
+        value=inner.value,
+        aux=inner.aux,
+        status=first_status(inner.value, inner.grad),
+        evaluations=jnp.asarray(1, jnp.int32),
+        engine=state.engine._replace(unit=factor, inner=jax.tree.map(jnp.asarray, scaled)),
+    )
+    return typed(new, state)
 
 
 def _step(
     solver: Any, state: State, box: tuple[Any, ...], args: Any, forgotten: dict[str, Any]
 ) -> State:
-    """One update; ``forgotten`` are the fields of an empty memory."""
+    """The first evaluation or one update; ``forgotten`` are the fields of an empty memory."""
+    first = state.evaluations == 0
+    # A loop of at most one turn, not a branch: under vmap both branches would run at every step.
+    state = jax.lax.while_loop(
+        lambda state: state.evaluations == 0,
+        lambda state: _begin(solver, state, box, args),
+        state,
+    )
+    return jax.lax.cond(
+        first, lambda s: s, lambda s: _update(solver, s, box, args, forgotten), state
+    )
+
+
+def _update(
+    solver: Any, state: State, box: tuple[Any, ...], args: Any, forgotten: dict[str, Any]
+) -> State:
     old = state.engine
     with jax.numpy_rank_promotion("allow"):
         z, inner = solver.update(state.z, old.inner, *box, old.unit, args)
@@ -147,7 +177,7 @@ class JaxoptLbfgs:
         )
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
-        """Evaluates ``fun`` at ``z``; the memory is empty."""
+        """An empty memory."""
         return _init(self._solver(fun), fun, z, (), args)
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
@@ -187,7 +217,7 @@ class JaxoptLbfgsb:
         return ((jnp.full_like(z, self.lower), jnp.full_like(z, self.upper)),)
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
-        """Evaluates ``fun`` at ``z`` moved into the box; the memory is empty."""
+        """``z`` moved into the box, an empty memory."""
         z = jnp.clip(z, self.lower, self.upper)
         return _init(self._solver(fun), fun, z, self._box(z), args)
 

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from stylejax.optimizers.line_search import search
-from stylejax.optimizers.minimizer import Fun, State, judge, select, start, typed, unit
+from stylejax.optimizers.minimizer import (
+    Fun,
+    State,
+    first_status,
+    judge,
+    select,
+    start,
+    typed,
+    unit,
+)
 
 
 class _LbfgsEngine(NamedTuple):
@@ -34,18 +43,21 @@ class Lbfgs:
         return optax.scale_by_lbfgs(memory_size=self.memory, scale_init_precond=True)
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
-        """Evaluates ``fun`` at ``z``; the memory is empty."""
-        (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
+        """An empty memory and, until the first evaluation, no gradient."""
         memory = jax.tree.map(
             lambda a: a.astype(z.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a,
             jax.tree.map(jnp.asarray, self._direction().init(z)),
         )
-        zero = jnp.asarray(0, jnp.int32)
-        return start(z, value, aux, gradient, _LbfgsEngine(gradient, unit(gradient), zero, memory))
+        one, zero = jnp.ones((), z.dtype), jnp.asarray(0, jnp.int32)
+        return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, memory))
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
-        """One direction and one line search along it: one evaluation as a rule."""
-        old = state.engine
+        """One direction and one line search along it: one evaluation as a rule.
+
+        At the start the gradient is taken for zero, and so is the direction: the search's first
+        trial is the start itself.
+        """
+        old, first = state.engine, state.evaluations == 0
         value, gradient = state.value * old.unit, old.gradient * old.unit
         memory = _forget(old.memory, unless=_curved(old.memory, state.z, gradient))
         uphill, memory = self._direction().update(gradient, memory, state.z)
@@ -65,19 +77,22 @@ class Lbfgs:
             predicted=jnp.vdot(uphill, gradient, precision="highest") / 2,
             failures=old.failures,
         )
-        z = select(verdict.improved, state.z - found.at.step * uphill, state.z)
+        improved = verdict.improved | first
+        z = select(improved, state.z - found.at.step * uphill, state.z)
         engine = _LbfgsEngine(
-            gradient=select(verdict.improved, found.gradient / old.unit, old.gradient),
-            unit=old.unit,
-            failures=verdict.failures,
-            memory=memory,  # after a failed step the newest pair is zero: not curved, forgotten
+            gradient=select(improved, found.gradient / old.unit, old.gradient),
+            unit=jnp.where(first, unit(found.gradient), old.unit),
+            failures=jnp.where(first, 0, verdict.failures),
+            # After the first step and after a failed one the newest pair has no length: it is not
+            # curved, and the memory will be forgotten.
+            memory=memory,
         )
         new = State(
             z=z,
-            value=select(verdict.improved, found.at.value / old.unit, state.value),
-            aux=select(verdict.improved, found.aux, state.aux),
+            value=select(improved, found.at.value / old.unit, state.value),
+            aux=select(improved, found.aux, state.aux),
             best=z,
-            status=verdict.status,
+            status=jnp.where(first, first_status(found.at.value, found.gradient), verdict.status),
             evaluations=state.evaluations + found.trials,
             engine=engine,
         )

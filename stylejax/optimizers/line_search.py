@@ -69,6 +69,9 @@ def search(
 ) -> Found:
     """Looks along ``direction`` for a lower value and a flatter slope, full step first.
 
+    Where the value here is not known, infinite, there is nothing to be lower than: the full step is
+    the only trial, and found whatever its value.
+
     Args:
       evaluate: ``step -> (value, gradient, aux)`` at that step along the direction.
       direction: from here downhill, an array like ``gradient``.
@@ -91,7 +94,8 @@ def search(
         return _judged(state, start, place, usable, gradient, aux)
 
     none = Found(start, gradient, aux, jnp.asarray(0, jnp.int32), jnp.asarray(False))
-    state = _Search(start, start, jnp.asarray(False), zero + 1, none, ~(slope < 0))
+    uphill = jnp.isfinite(value) & ~(slope < 0)
+    state = _Search(start, start, jnp.asarray(False), zero + 1, none, uphill)
     return jax.lax.while_loop(going, body, state).found
 
 
@@ -100,13 +104,14 @@ def _judged(
 ) -> _Search:
     """What a trial says: whether to stop, what the bracket is now, where to try next."""
     low, found = state.low, state.found
+    only = ~jnp.isfinite(start.value)
     enough = place.value <= start.value + SUFFICIENT_DECREASE * place.step * start.slope
     # Near a minimum the decrease drowns in rounding; there the slope shows it (Hager and Zhang's
     # approximate Wolfe condition), as long as the value is lower at all.
     shown = (place.value < start.value) & (
         place.slope <= (2 * SUFFICIENT_DECREASE - 1) * start.slope
     )
-    lower = usable & (enough | shown) & (place.value < low.value)
+    lower = only | (usable & (enough | shown) & (place.value < low.value))
     flat = jnp.abs(place.slope) <= CURVATURE * jnp.abs(start.slope)
 
     # The bracket lies between the lowest place and one that the minimum cannot be beyond.
@@ -129,7 +134,7 @@ def _judged(
             trials=found.trials + 1,
             sound=found.sound | usable,
         ),
-        done=(lower & flat) | (bracketed & narrow),
+        done=only | (lower & flat) | (bracketed & narrow),
     )
 
 

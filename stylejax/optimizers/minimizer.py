@@ -3,14 +3,17 @@
 A minimizer is a frozen, hashable record of settings with
 
 ``init(fun, z, *args) -> State``
-    evaluates ``fun`` once, at the start;
+    the start, not evaluated yet: of ``fun`` only the shapes are asked;
 ``step(fun, state, *args) -> State``
-    one iteration.
+    one iteration; the first one of a run evaluates the start and moves nothing.
+
+So the place where a step evaluates is the only one in the program, and an objective of VGG-19's
+size, which takes seconds to compile at every place where it stands, is compiled once.
 
 ``fun(z, *args) -> (value, aux)``: what is optimised comes first, everything else travels in
 ``args``; ``aux`` is a pytree of scalars that is reported, not optimised, and finite wherever the
-value is. Once ``state.status`` is
-no longer ``RUNNING`` the run is over and no further step is to be taken.
+value is. Once ``state.status`` is no longer ``RUNNING`` the run is over and no further step is to
+be taken.
 
 The scale of the objective does not matter: a float32 L-BFGS stalls without a word where values
 are below 1e-10 or above 1e20, so every minimizer here works on ``fun`` divided by the norm of
@@ -58,11 +61,11 @@ class State(NamedTuple):
 
     Attributes:
       z: the current iterate, a float array.
-      value: ``fun`` at ``z``, scalar.
-      aux: what ``fun`` reported at ``z``.
+      value: ``fun`` at ``z``, scalar; infinite before the first evaluation.
+      aux: what ``fun`` reported at ``z``; zeros before the first evaluation.
       best: the answer if the run ended here: the lowest iterate, or the average of the iterates.
       status: int32, a ``Status``.
-      evaluations: int32, how often value and gradient were computed so far.
+      evaluations: int32, how often value and gradient were computed so far; 0 at the start only.
       engine: the minimizer's own.
     """
 
@@ -79,10 +82,10 @@ class Minimizer(Protocol):
     """What ``transfer`` asks of an optimizer."""
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
-        """The state at the start, after one evaluation."""
+        """The state at the start, before any evaluation."""
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
-        """The state after one iteration."""
+        """The state after one iteration, of which the first evaluates where it stands."""
 
 
 # A gradient this many times smaller than the first is float32's zero.
@@ -114,20 +117,26 @@ def finite(value: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
 
 
-def start(z: jax.Array, value: jax.Array, aux: Any, gradient: jax.Array, engine: Any) -> State:
-    """The state after the first evaluation."""
-    resting = jnp.where(jnp.any(gradient != 0), Status.RUNNING, Status.CONVERGED)
+def start(fun: Fun, z: jax.Array, args: tuple[Any, ...], engine: Any) -> State:
+    """The state before the first evaluation."""
+    value, aux = jax.eval_shape(fun, z, *args)
     state = State(
         z=z,
-        value=value,
-        aux=aux,
+        value=jnp.full(value.shape, jnp.inf, value.dtype),
+        aux=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux),
         best=z,
-        status=jnp.where(finite(value, gradient), resting, Status.NON_FINITE).astype(jnp.int32),
-        evaluations=jnp.asarray(1, jnp.int32),
+        status=jnp.asarray(Status.RUNNING, jnp.int32),
+        evaluations=jnp.asarray(0, jnp.int32),
         engine=engine,
     )
     # optax leaves Python numbers in its states: weak types, which would compile the step twice.
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.asarray(a).dtype), state)
+
+
+def first_status(value: jax.Array, gradient: jax.Array) -> jax.Array:
+    """What the first evaluation says of the run."""
+    resting = jnp.where(jnp.any(gradient != 0), Status.RUNNING, Status.CONVERGED)
+    return jnp.where(finite(value, gradient), resting, Status.NON_FINITE).astype(jnp.int32)
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,87 @@
+"""Compiling the programs of all scales before they are needed."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+
+from stylejax import vgg
+from stylejax.config import Config
+from stylejax.objective import LossWeights
+from stylejax.scale import Array, advance, picture, prepare
+
+
+@contextmanager
+def compiling(
+    params: vgg.Params,
+    content: Array,
+    styles: tuple[Array, ...],
+    start: Array | None,
+    loss_weights: LossWeights,
+    key: jax.Array,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    length: int,
+    config: Config,
+) -> Iterator[list[Future[None]]]:
+    """Compiles scale after scale in a thread while the caller runs what is compiled.
+
+    Takes the arguments of ``scale.prepare`` at the first scale (``start`` is its ``picture``), the
+    sizes of all scales and the ``length`` of ``scale.advance``.
+
+    Yields:
+      A future for each scale; when it is done, calls of the scale's programs find them compiled.
+      What goes wrong in the thread goes wrong again, and is said, at those calls.
+    """
+    executor = ThreadPoolExecutor(1)
+    submit = partial(_submit, executor, params, content, styles, length=length, config=config)
+    # Of a picture that is still to be made the shape is enough.
+    coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
+    try:
+        yield [
+            submit(picture, loss_weights, key, size=size)
+            for picture, size in zip([start, *coming], sizes, strict=True)
+        ]
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(
+    executor: Executor,
+    params: vgg.Params,
+    content: Array,
+    styles: tuple[Array, ...],
+    before: Array | jax.ShapeDtypeStruct | None,
+    loss_weights: LossWeights,
+    key: jax.Array,
+    *,
+    size: tuple[int, int],
+    length: int,
+    config: Config,
+) -> Future[None]:
+    """One scale's programs. The first scale's are needed at once: both threads compile them."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    first = not isinstance(before, jax.ShapeDtypeStruct)
+    trace = partial(
+        prepare.trace, params, content, styles, before, loss_weights, key, size=size, config=config
+    )
+    traced = trace() if first else None  # here, or both threads would do it
+
+    def work() -> None:
+        # Contexts are a thread's own.
+        with jax.default_device(device), jax.enable_x64(wide):
+            preparing = traced or trace()
+            state, targets = preparing.out_info
+            step = (state, params, targets, loss_weights, 1)
+            advance.lower(*step, length=length, config=config).compile()
+            picture.lower(state, config=config).compile()
+            if not first:
+                preparing.lower().compile()
+
+    future = executor.submit(work)
+    if traced is not None:
+        traced.lower().compile()
+    return future
