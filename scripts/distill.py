@@ -23,13 +23,14 @@ import csv
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import least_squares
 import numpy as np
 import optax
 from PIL import Image
@@ -41,10 +42,12 @@ from stylejax.objective import DEFAULT_WEIGHTS
 from stylejax.transfer import iterate
 
 LAYERS = Config().layers
-BLOCKS, WIDTHS = (2, 2, 3, 3, 1), (16, 32, 72, 144, 256)
+BLOCKS, WIDTHS = (2, 2, 4, 4, 1), (16, 32, 72, 160, 320)
 KEPT = {"photos": 90, "art": 22}  # for validation, the last of each
 # Colours from about -2 to 2, as a network of small weights likes them.
 INPUT = {"kernel": 4 * np.eye(3, dtype=np.float32), "bias": np.full(3, -2, np.float32)}
+FITTING = 1000  # pictures for the first taps
+DAMPING = 1e-3  # of the mean second moment of a layer's inputs
 OUTPUT = Path(__file__).parents[1] / "stylejax" / "data" / "slim.h5"
 
 Params = dict[str, dict[str, Any]]
@@ -119,6 +122,50 @@ def products(student: Params, teacher: Seen, image: jax.Array) -> dict[str, Any]
     }
 
 
+class WhitenedState(NamedTuple):
+    """By layer the matrix that whitens its inputs; the state of the optimizer behind it."""
+
+    whitening: dict[str, jax.Array]
+    inner: Any
+
+
+def whitened(
+    inner: optax.GradientTransformation, moments: dict[str, jax.Array]
+) -> optax.GradientTransformation:
+    """The optimizer in coordinates in which the inputs of every kernel are white.
+
+    Features are far from independent, and Adam, which scales each weight alone, would undo in a few
+    steps what least squares have found. A kernel is ``W V`` with ``W`` the inverse square root of
+    its inputs' second moments, and the optimizer moves ``V``.
+    """
+
+    def along(whitening: dict[str, jax.Array], tree: Params) -> Params:
+        turned = {
+            name: tree[name]
+            | {
+                "kernel": (matrix @ tree[name]["kernel"].reshape(len(matrix), -1)).reshape(
+                    tree[name]["kernel"].shape
+                )
+            }
+            for name, matrix in whitening.items()
+        }
+        return tree | turned
+
+    def init(params: Params) -> WhitenedState:
+        whitening = {}
+        for name, moment in moments.items():
+            values, vectors = np.linalg.eigh(np.asarray(moment, np.float64))
+            scaled = vectors / np.sqrt(np.maximum(values, 0) + DAMPING * values.mean())
+            whitening[name] = jnp.asarray(scaled @ vectors.T, jnp.float32)
+        return WhitenedState(whitening, inner.init(params))
+
+    def update(gradient: Params, state: Any, params: Any = None) -> tuple[Params, WhitenedState]:
+        found, after = inner.update(along(state.whitening, gradient), state.inner)
+        return along(state.whitening, found), WhitenedState(state.whitening, after)
+
+    return optax.GradientTransformation(init, update)
+
+
 def _errors(student: Params, teacher: Seen, image: jax.Array) -> Errors:
     by_feature, by_gram = {}, {}
     for layer, (own, cross) in products(student, teacher, image).items():
@@ -186,32 +233,60 @@ def on_their_way(
             yield progress.image
 
 
-def start(key: jax.Array) -> Params:
-    """An untrained student, its taps as wide as VGG-19's layers."""
-    wide = tuple((name, vgg.VGG19.widths[vgg.block_of(name) - 1]) for name in LAYERS)
-    taps = tuple(sorted(wide, key=lambda tap: vgg.layer_names(vgg.VGG19).index(tap[0])))
-    student = vgg.random_params(key, vgg.Architecture(BLOCKS, WIDTHS, taps))
-    student["input"] = INPUT
-    return jax.tree.map(jnp.asarray, student)
+@jax.jit
+def _summed_products(student: Params, teacher: Seen, images: jax.Array) -> dict[str, Any]:
+    found = jax.vmap(partial(products, student))(teacher, images)
+    return jax.tree.map(lambda each: each.sum(0), found)
 
 
-def fitted(student: Params, teacher: Seen, images: jax.Array) -> Params:
-    """The student with the taps of least squares over a batch, a little damped."""
-    found = jax.jit(jax.vmap(partial(products, student)))(teacher, images)
+def fitted(student: Params, lessons: Iterable[tuple[Seen, jax.Array]]) -> Params:
+    """The student with the taps of least squares over some batches, a little damped."""
+    found = [_summed_products(student, *lesson) for lesson in lessons]
     taps = {}
-    for layer, (own, cross) in jax.tree.map(lambda each: each.sum(0), found).items():
+    for layer, (own, cross) in jax.tree.map(lambda *each: sum(each), *found).items():
         damping = 1e-3 * jnp.trace(own) / len(own) * jnp.eye(len(own))
         taps[layer] = {"kernel": jnp.linalg.solve(own + damping, cross)}
     return student | taps
 
 
+def start(
+    teacher: Params,
+    scales: dict[str, jax.Array],
+    fresh: Callable[[int], list[np.ndarray]],
+    own: Callable[[Params], Iterable[np.ndarray]],
+    count: int,
+) -> Params:
+    """A student in closed form, made twice: of pictures, and of some that the first one made too.
+
+    Args:
+      teacher: VGG-19.
+      scales: its root mean squares.
+      fresh: that many pictures.
+      own: what a student makes of pictures.
+      count: how many pictures to learn from.
+    """
+
+    def made_of(images: list[np.ndarray]) -> Params:
+        made = least_squares.narrow(
+            teacher, np.stack(images), INPUT, BLOCKS, WIDTHS, np.random.default_rng(0)
+        )
+        some = images[:: max(1, len(images) // FITTING)]
+        batches = [jnp.stack(some[i : i + 16]) for i in range(0, len(some) - 15, 16)]
+        lessons = ((seen_by_teacher(teacher, scales, batch), batch) for batch in batches)
+        return fitted(jax.tree.map(jnp.asarray, made), lessons)
+
+    first = made_of(fresh(count // 4))
+    images = list(own(first))
+    return made_of(images + fresh(count - len(images)))
+
+
 def finished(student: Params, scales: dict[str, jax.Array]) -> Params:
-    """The student whose taps lead to VGG-19's own units, rounded to half precision.
+    """The student whose taps lead to VGG-19's own units, rounded to bfloat16.
 
     Rounded numbers, though stored as float32, compress to half.
     """
     units = {layer: {"kernel": student[layer]["kernel"] * scales[layer]} for layer in LAYERS}
-    rounded = jax.tree.map(lambda a: np.asarray(a).astype(np.float16), student | units)
+    rounded = jax.tree.map(lambda a: np.asarray(a).astype(jnp.bfloat16), student | units)
     return jax.tree.map(lambda a: a.astype(np.float32), rounded)
 
 
@@ -225,6 +300,7 @@ def report(errors: Sequence[Errors]) -> dict[str, float]:
 
 def train(options: argparse.Namespace) -> None:
     """The whole training."""
+    began = time.perf_counter()
     rng = np.random.default_rng(options.seed)
     teacher = vgg.evaluate_kernels(weights.load(weights.resolve(options.weights)))
     teacher = jax.tree.map(jnp.asarray, teacher)
@@ -243,17 +319,26 @@ def train(options: argparse.Namespace) -> None:
     wanted = [seen_by_teacher(teacher, scales, images) for images in tests]
     check = jax.jit(loss)
 
-    student = fitted(start(jax.random.key(options.seed)), wanted[0], tests[0])
+    def own(student: Params) -> Iterator[np.ndarray]:
+        for _ in range(options.start // 20):
+            yield from on_their_way(student, rng, pictures, options.size)
+
+    student = start(teacher, scales, lambda n: fresh(pictures, n, rng), own, options.start)
+    tested = [check(student, t, i, 1.0)[1] for t, i in zip(wanted, tests, strict=True)]
+    print("start ", "  ".join(f"{k} {v:.4g}" for k, v in report(tested).items()), flush=True)
     rate = optax.warmup_cosine_decay_schedule(
         0, options.rate, options.steps // 20, options.steps, 1e-5
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+    some = jnp.stack(fresh(pictures, 64, rng))
+    moments = least_squares.input_moments(student, some, layers=LAYERS)
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+    optimizer = whitened(adam, moments)
     state = optimizer.init(student)
     pool: deque[np.ndarray] = deque(maxlen=options.pool)
     lessons: deque[tuple[jax.Array, Seen]] = deque(maxlen=options.lessons)
-    rows, seen, began = [], [], time.perf_counter()
+    rows, seen = [], []
     for number in range(1, options.steps + 1):
-        if number > options.alone and number % options.burst == 0:
+        if number % options.burst == 1:
             for _ in range(options.runs):
                 pool.extend(on_their_way(student, rng, pictures, options.size))
         if new := number % options.repeat == 1 or options.repeat == 1:
@@ -302,10 +387,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     parser.add_argument("--curves", type=Path, help="CSV of the errors during the training")
     for name, default, text in (
+        ("start", 3000, "pictures for the start in closed form"),
         ("steps", 2600, "of Adam"),
         ("batch", 8, "crops per step"),
         ("size", 128, "pixels of a crop"),
-        ("alone", 200, "steps before the first pictures of its own"),
         ("burst", 50, "steps between stylizing pictures"),
         ("runs", 4, "pictures stylized each time"),
         ("pool", 256, "stylized pictures kept"),
