@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stylejax import checkpoints, convert, vgg
+from stylejax.formats.hdf5 import open_hdf5
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = vgg.Architecture((1, 2), (4, 6))
@@ -294,6 +295,29 @@ def test_part_that_was_not_compressed_is_read(keras_file, options):
     deflated(values.tobytes(), keras_file, 0b111 if options else 1 << gzip, **options)
     params = convert.read_keras(keras_file, TINY)
     np.testing.assert_array_equal(params["conv2_1"]["bias"], values)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "v108", "latest"])
+def test_superblocks_of_every_version_are_read(tmp_path, libver):
+    with h5py.File(tmp_path / "new.h5", "w", libver=libver) as file:
+        file["a"] = np.ones(3, np.float32)
+    with open_hdf5(tmp_path / "new.h5") as file:
+        assert list(file) == ["a"]
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("place", range(4))
+def test_addresses_out_of_place_are_refused_before_hdf5_follows_them(tmp_path, libver, place):
+    """With an address of drivers HDF5 took a gigabyte for a file of 33 kB."""
+    path = tmp_path / "new.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file["a"] = np.ones(3, np.float32)
+    data = bytearray(path.read_bytes())
+    start = (24 if libver == "earliest" else 12) + 8 * place
+    data[start : start + 8] = (2**40).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read as HDF5"), open_hdf5(path):
+        pass
 
 
 @pytest.mark.parametrize("order", ["gzip gzip", "gzip shuffle", "fletcher32 gzip"])

@@ -435,6 +435,7 @@ def test_manifest_says_how_the_built_in_network_was_made():
     assert entry["network"] == "slim" and entry["sha256"] == weights.digest(weights.SLIM)
     assert (ROOT / entry["script"]).is_file() and entry["settings"].startswith("--steps ")
     assert "photographs" in entry["data"]
+    assert weights.SLIM.stat().st_size <= 3_000_000
     mapping = weights.load(weights.SLIM)["input"]  # in words: times 4, minus 2
     assert entry["preprocessing"] == "RGB, 0-1, times 4, minus 2"
     np.testing.assert_array_equal(mapping["kernel"], 4 * np.eye(3))

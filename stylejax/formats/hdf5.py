@@ -6,6 +6,7 @@ neither reach another file nor fill the memory.
 
 import itertools
 import math
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ FILTERS = {
     h5py.h5z.FILTER_FLETCHER32: "fletcher32",
 }
 MOST_CHUNKS = 2**14  # of a dataset
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+UNDEFINED = 2**64 - 1  # the address of what is not there
 
 
 @contextmanager
@@ -38,6 +41,7 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; `{COMMAND}` fetches one")
     try:
+        _check_superblock(Path(path))
         # No lock: files are only ever replaced whole, and read-only shares refuse locks.
         with h5py.File(path, "r", locking=False) as file:
             yield file
@@ -46,6 +50,33 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as HDF5 ({reason}); {REMEDY}") from error
+
+
+def _check_superblock(path: Path) -> None:
+    """Refuses a file whose first block names places that no writer of weights uses.
+
+    HDF5 follows what it finds there before anything can be asked about it: a superblock with an
+    address of drivers or of free space out of place made it take a gigabyte for a file of 33 kB.
+
+    Raises:
+      OSError: no HDF5 file, cut short, or of a layout that is not expected.
+    """
+    with open(path, "rb") as file:
+        head = file.read(96)
+    if not head.startswith(SIGNATURE):
+        raise OSError("file signature not found")
+    version = head[8] if len(head) == 96 else 4
+    if version > 3:
+        raise OSError("truncated superblock, or one of an unknown version")
+    sizes, start = (head[13:15], 24 + 4 * version) if version < 2 else (head[9:11], 12)
+    if sizes != bytes((8, 8)):
+        raise OSError("addresses and lengths are not of 8 bytes")
+    # Behind the end of the file, version 0 and 1 have the drivers and later ones the root group.
+    base, other, end, last = struct.unpack_from("<4Q", head, start)
+    if base != 0 or other != UNDEFINED or (version < 2 and last != UNDEFINED):
+        raise OSError("the superblock names a base, a free space, an extension or a driver")
+    if end > path.stat().st_size:
+        raise OSError(f"truncated file: {path.stat().st_size} of {end} bytes")
 
 
 def refusal(place: Any, problem: str) -> Refusal:
