@@ -510,11 +510,11 @@ def test_no_strength_is_the_run_without(params):
 
 
 def test_other_colours_compile_no_network_anew(params):
-    for program in (scale.prepare, scale.advance):
+    for program in (scale.prepare, scale.run):
         program.clear_cache()
     for choice in (Colour(colour.SYMMETRIC), Colour(colour.PCA, colour.LINEAR, 0.5)):
         run(params, choice)
-    assert scale.advance._cache_size() == scale.prepare._cache_size() == 2  # scales
+    assert scale.run._cache_size() == scale.prepare._cache_size() == 2  # scales
 
 
 @pytest.mark.parametrize("optimizer", [Adam(average=0.9), JaxoptLbfgsb()], ids=str)
