@@ -388,21 +388,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--curves", type=Path, help="CSV of the errors during the training")
     for name, default, text in (
         ("start", 3000, "pictures for the start in closed form"),
-        ("steps", 2600, "of Adam"),
+        ("steps", 4500, "of Adam"),
         ("batch", 8, "crops per step"),
         ("size", 128, "pixels of a crop"),
         ("burst", 50, "steps between stylizing pictures"),
-        ("runs", 4, "pictures stylized each time"),
+        ("runs", 2, "pictures stylized each time"),
         ("pool", 256, "stylized pictures kept"),
         ("repeat", 3, "steps per batch that the teacher looks at, on it or on an earlier one"),
         ("lessons", 40, "batches kept with what the teacher saw"),
         ("validation", 8, "batches of validation"),
-        ("every", 100, "steps between two rows of the curves"),
+        ("every", 250, "steps between two rows of the curves"),
         ("seed", 0, "of everything"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (3e-3)")
-    parser.add_argument("--gram", type=float, default=1.0, help="weight of Gram errors (1)")
+    parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (5e-4)")
+    parser.add_argument("--gram", type=float, default=2.0, help="weight of Gram errors (2)")
     train(parser.parse_args(argv))
     return 0
 

@@ -137,7 +137,7 @@ def command(
         float | None,
         _option(
             "--tv-weight",
-            "Higher: smoother, less grain; 5 with the built-in network.",
+            "Higher: smoother, less grain.",
             _W.tv,
             panel=_CONTENT,
             parser=_number,

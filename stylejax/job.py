@@ -18,7 +18,7 @@ import rich.console
 
 from stylejax import arguments, display, images, options, record, scale, transfer, vgg, weights
 from stylejax.optimizers import Status
-from stylejax.presets import Preset, for_slim, prepare
+from stylejax.presets import Preset, prepare
 
 FAILED = 1
 INTERRUPTED = 130
@@ -77,8 +77,6 @@ def plan(given: dict[str, Any]) -> Job:
     network, params = _network(given, preset)
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
-    if network.origin.network == "slim" and given["tv_weight"] is None:
-        preset = for_slim(preset)
     return Job(given, preset, content, alpha, styles, init, network, params, device)
 
 

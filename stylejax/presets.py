@@ -54,18 +54,6 @@ GATYS2015 = Preset(
 PRESETS = {"default": DEFAULT, "gatys2015": GATYS2015}
 
 
-# What the small built-in network cannot see it leaves in the picture as fine coloured grain; ten
-# times the total variation takes it away at hardly any cost (docs/decisions.md).
-SLIM_TV = 5.0
-
-
-def for_slim(preset: Preset) -> Preset:
-    """The preset for the built-in network: the default one's total variation is larger."""
-    if preset.loss_weights.tv != DEFAULT_WEIGHTS.tv:
-        return preset
-    return preset._replace(loss_weights=preset.loss_weights._replace(tv=SLIM_TV))
-
-
 def prepare(preset: Preset, params: vgg.Params, *, normalised: bool = False) -> vgg.Params:
     """The network as a preset wants it; once, before ``stylize``.
 

@@ -48,8 +48,3 @@ def test_a_normalised_network_is_left_alone(tiny):
 def test_gatys2015_refuses_a_network_whose_means_it_does_not_know(tiny):
     with pytest.raises(ValueError, match="another network"):
         presets.prepare(GATYS2015, tiny)
-
-
-def test_slim_takes_more_total_variation():
-    assert presets.for_slim(DEFAULT).loss_weights.tv == presets.SLIM_TV
-    assert presets.for_slim(GATYS2015) == GATYS2015
