@@ -7,7 +7,9 @@ the last 22 of the art are kept for validation. Seeded: the same arguments on th
 the same file.
 
 The student is the same network with fewer and narrower layers, and a linear map (a tap) from its
-features to VGG-19's behind each layer that the losses use. What is minimised is, averaged over
+features to VGG-19's behind each layer that the losses use. It starts from least squares through
+VGG-19's own layers (``least_squares``), and Adam goes on in coordinates in which the inputs of
+every kernel are white (``whitening``). What is minimised is, averaged over
 layers and crops, the relative squared error of the features plus that of the Gram matrices:
 
     |F - S P|^2 / |F|^2  +  gram * |F^T F - (S P)^T (S P)|^2 / |F^T F|^2.
@@ -20,7 +22,6 @@ what comes out is shown to the teacher too.
 
 import argparse
 import csv
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ import least_squares
 import numpy as np
 import optax
 from PIL import Image
+from whitening import whitened
 
 from stylejax import store, vgg, weights
 from stylejax.config import Config
@@ -47,7 +49,6 @@ KEPT = {"photos": 90, "art": 22}  # for validation, the last of each
 # Colours from about -2 to 2, as a network of small weights likes them.
 INPUT = {"kernel": 4 * np.eye(3, dtype=np.float32), "bias": np.full(3, -2, np.float32)}
 FITTING = 1000  # pictures for the first taps
-DAMPING = 1e-3  # of the mean second moment of a layer's inputs
 OUTPUT = Path(__file__).parents[1] / "stylejax" / "data" / "slim.h5"
 
 Params = dict[str, dict[str, Any]]
@@ -120,50 +121,6 @@ def products(student: Params, teacher: Seen, image: jax.Array) -> dict[str, Any]
     return {
         layer: (gram(found[layer]), found[layer].T @ teacher.features[layer]) for layer in LAYERS
     }
-
-
-class WhitenedState(NamedTuple):
-    """By layer the matrix that whitens its inputs; the state of the optimizer behind it."""
-
-    whitening: dict[str, jax.Array]
-    inner: Any
-
-
-def whitened(
-    inner: optax.GradientTransformation, moments: dict[str, jax.Array]
-) -> optax.GradientTransformation:
-    """The optimizer in coordinates in which the inputs of every kernel are white.
-
-    Features are far from independent, and Adam, which scales each weight alone, would undo in a few
-    steps what least squares have found. A kernel is ``W V`` with ``W`` the inverse square root of
-    its inputs' second moments, and the optimizer moves ``V``.
-    """
-
-    def along(whitening: dict[str, jax.Array], tree: Params) -> Params:
-        turned = {
-            name: tree[name]
-            | {
-                "kernel": (matrix @ tree[name]["kernel"].reshape(len(matrix), -1)).reshape(
-                    tree[name]["kernel"].shape
-                )
-            }
-            for name, matrix in whitening.items()
-        }
-        return tree | turned
-
-    def init(params: Params) -> WhitenedState:
-        whitening = {}
-        for name, moment in moments.items():
-            values, vectors = np.linalg.eigh(np.asarray(moment, np.float64))
-            scaled = vectors / np.sqrt(np.maximum(values, 0) + DAMPING * values.mean())
-            whitening[name] = jnp.asarray(scaled @ vectors.T, jnp.float32)
-        return WhitenedState(whitening, inner.init(params))
-
-    def update(gradient: Params, state: Any, params: Any = None) -> tuple[Params, WhitenedState]:
-        found, after = inner.update(along(state.whitening, gradient), state.inner)
-        return along(state.whitening, found), WhitenedState(state.whitening, after)
-
-    return optax.GradientTransformation(init, update)
 
 
 def _errors(student: Params, teacher: Seen, image: jax.Array) -> Errors:
@@ -298,66 +255,84 @@ def report(errors: Sequence[Errors]) -> dict[str, float]:
     }
 
 
-def train(options: argparse.Namespace) -> None:
-    """The whole training."""
-    began = time.perf_counter()
-    rng = np.random.default_rng(options.seed)
-    teacher = vgg.evaluate_kernels(weights.load(weights.resolve(options.weights)))
-    teacher = jax.tree.map(jnp.asarray, teacher)
-    pictures, unseen = load(options.images, False), load(options.images, True)
-    batch = options.batch
+def fresh(source: Pictures, count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Crops of photos and, a little less often, of paintings."""
+    kinds = [source.photos if rng.random() < 0.55 else source.art for _ in range(count)]
+    return [crop(rng, kind, size) for kind in kinds]
 
-    def fresh(source: Pictures, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-        kinds = [source.photos if rng.random() < 0.55 else source.art for _ in range(count)]
-        return [crop(rng, kind, options.size) for kind in kinds]
 
-    ones = {layer: jnp.ones(()) for layer in LAYERS}
-    first = seen_by_teacher(teacher, ones, jnp.stack(fresh(pictures, 16, rng)))
-    scales = {layer: jnp.sqrt(jnp.mean(found**2)) for layer, found in first.features.items()}
-    held_out = np.random.default_rng(1)
-    tests = [jnp.stack(fresh(unseen, batch, held_out)) for _ in range(options.validation)]
+def validation(
+    teacher: Params, scales: dict[str, jax.Array], options: argparse.Namespace
+) -> Callable[[Params], dict[str, float]]:
+    """A function that gives a student's errors on pictures kept out of the training."""
+    rng, unseen = np.random.default_rng(1), load(options.images, True)
+    tests = [
+        jnp.stack(fresh(unseen, options.batch, options.size, rng))
+        for _ in range(options.validation)
+    ]
     wanted = [seen_by_teacher(teacher, scales, images) for images in tests]
     check = jax.jit(loss)
+    return lambda student: report(
+        [check(student, seen, images, 1.0)[1] for seen, images in zip(wanted, tests, strict=True)]
+    )
 
-    def own(student: Params) -> Iterator[np.ndarray]:
-        for _ in range(options.start // 20):
-            yield from on_their_way(student, rng, pictures, options.size)
 
-    student = start(teacher, scales, lambda n: fresh(pictures, n, rng), own, options.start)
-    tested = [check(student, t, i, 1.0)[1] for t, i in zip(wanted, tests, strict=True)]
-    print("start ", "  ".join(f"{k} {v:.4g}" for k, v in report(tested).items()), flush=True)
+def adam(
+    options: argparse.Namespace, student: Params, images: jax.Array
+) -> optax.GradientTransformation:
+    """Adam on white coordinates, its rate warmed up and then let down by a cosine."""
     rate = optax.warmup_cosine_decay_schedule(
         0, options.rate, options.steps // 20, options.steps, 1e-5
     )
-    some = jnp.stack(fresh(pictures, 64, rng))
-    moments = least_squares.input_moments(student, some, layers=LAYERS)
-    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
-    optimizer = whitened(adam, moments)
+    moments = least_squares.input_moments(student, images, layers=LAYERS)
+    return whitened(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99)), moments)
+
+
+def train(options: argparse.Namespace) -> None:
+    """The whole training."""
+    began = time.perf_counter()
+    rng, pictures = np.random.default_rng(options.seed), load(options.images, False)
+    teacher = vgg.evaluate_kernels(weights.load(weights.resolve(options.weights)))
+    teacher = jax.tree.map(jnp.asarray, teacher)
+    some = partial(fresh, pictures, size=options.size, rng=rng)
+
+    def own(student: Params, runs: int) -> Iterator[np.ndarray]:
+        for _ in range(runs):
+            yield from on_their_way(student, rng, pictures, options.size)
+
+    ones = {layer: jnp.ones(()) for layer in LAYERS}
+    first = seen_by_teacher(teacher, ones, jnp.stack(some(16)))
+    scales = {layer: jnp.sqrt(jnp.mean(found**2)) for layer, found in first.features.items()}
+    validate = validation(teacher, scales, options)
+    student = start(teacher, scales, some, partial(own, runs=options.start // 20), options.start)
+    print("start ", line(validate(student)), flush=True)
+    optimizer = adam(options, student, jnp.stack(some(64)))
     state = optimizer.init(student)
     pool: deque[np.ndarray] = deque(maxlen=options.pool)
     lessons: deque[tuple[jax.Array, Seen]] = deque(maxlen=options.lessons)
     rows, seen = [], []
     for number in range(1, options.steps + 1):
-        if number % options.burst == 1:
-            for _ in range(options.runs):
-                pool.extend(on_their_way(student, rng, pictures, options.size))
-        if new := number % options.repeat == 1 or options.repeat == 1:
-            old = [pool[i] for i in rng.integers(0, len(pool), batch // 2)] if pool else []
-            images = jnp.stack(old + fresh(pictures, batch - len(old), rng))
+        if (number - 1) % options.burst == 0:
+            pool.extend(own(student, options.runs))
+        if new := (number - 1) % options.repeat == 0:
+            old = [pool[i] for i in rng.integers(0, len(pool), options.batch // 2)] if pool else []
+            images = jnp.stack(old + some(options.batch - len(old)))
             lessons.append((images, seen_by_teacher(teacher, scales, images)))
         images, target = lessons[-1] if new else lessons[rng.integers(0, len(lessons))]
         weight = jnp.asarray(options.gram * min(1.0, number / options.steps * 2))
         student, state, errors = step(student, state, target, images, weight, optimizer=optimizer)
         seen.append(errors)
         if number % options.every == 0 or number == options.steps:
-            tested = [check(student, t, i, weight)[1] for t, i in zip(wanted, tests, strict=True)]
             row: dict[str, float] = {"step": number, "seconds": round(time.perf_counter() - began)}
-            row |= {f"training {k}": v for k, v in report(seen).items()} | report(tested)
-            rows.append(row)
+            print(line(row | (tested := validate(student))), flush=True)
+            rows.append(row | {f"training {k}": v for k, v in report(seen).items()} | tested)
             seen.clear()
-            print("  ".join(f"{k} {v:.4g}" for k, v in row.items() if "training" not in k))
-            sys.stdout.flush()
             write(options, student, scales, rows)
+
+
+def line(row: dict[str, float]) -> str:
+    """Numbers by name, for the terminal."""
+    return "  ".join(f"{name} {number:.4g}" for name, number in row.items())
 
 
 def write(options: argparse.Namespace, student: Params, scales: Any, rows: list[Any]) -> None:

@@ -82,7 +82,7 @@ def input_moments(network: Params, images: jax.Array, *, layers: Sequence[str]) 
         return flat.T @ flat / len(flat)
 
     found = {}
-    x = images @ network["input"]["kernel"] + network["input"]["bias"]
+    x = images @ network["input"]["kernel"] + network["input"]["bias"][None, None, None]
     for name in (name for name in network if name.startswith("conv")):
         if name.endswith("_1") and vgg.block_of(name) > 1:
             x = jax.vmap(Config().pool)(x)
@@ -139,7 +139,7 @@ def _mapped(function: Any, x: np.ndarray) -> np.ndarray:
 
 def _layer(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     convolved = jax.lax.map(lambda one: convolve_replicating(one, arrays["kernel"]), x)
-    return jax.nn.relu(convolved + arrays["bias"])
+    return jax.nn.relu(convolved + arrays["bias"][None, None, None])
 
 
 def _fitted(
