@@ -39,8 +39,8 @@ from whitening import whitened
 
 from stylejax import store, vgg, weights
 from stylejax.config import Config
-from stylejax.losses import gram
 from stylejax.objective import DEFAULT_WEIGHTS
+from stylejax.statistics.moments import gram
 from stylejax.transfer import iterate
 
 LAYERS = Config().layers

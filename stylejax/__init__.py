@@ -14,6 +14,7 @@ from stylejax.images import save as save_image
 from stylejax.vgg import VGG19, Architecture, features, random_params
 
 # The objective
+from stylejax.statistics import Statistic, mixed
 from stylejax.colour import Colour
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights, Targets
@@ -43,6 +44,7 @@ __all__ = [
     "Minimizer",
     "Progress",
     "Result",
+    "Statistic",
     "Status",
     "Targets",
     "evaluate",
@@ -50,6 +52,7 @@ __all__ = [
     "iterate",
     "load_image",
     "make_targets",
+    "mixed",
     "random_params",
     "save_image",
     "stylize",

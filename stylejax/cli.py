@@ -182,6 +182,18 @@ def command(
             metavar="LAYERS",
         ),
     ] = None,
+    style_statistic: Annotated[
+        str | None,
+        _option(
+            "--style-statistic",
+            "What of the paintings is compared: " + ", ".join(options.STATISTICS) + ". Mixed "
+            "by weight: gram+sliced:0.5; at single layers: relu3_1:patches,relu4_1:patches "
+            "(the others keep gram) or mean-std,relu4_1:gram.",
+            "gram",
+            panel=_CONTENT,
+            metavar="NAMES",
+        ),
+    ] = None,
     pooling: Annotated[
         str | None, _option("--pooling", "avg or max.", "avg", panel=_CONTENT)
     ] = None,

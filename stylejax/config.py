@@ -14,6 +14,7 @@ from stylejax import layers, losses, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -28,7 +29,8 @@ class Config:
         "conv4_2".
       style_layers: where it is compared with the paintings.
       content_loss: ``(features, target) -> scalar``.
-      style_statistic: what a style is, see ``losses.Statistic``.
+      style_statistic: what a style is, a ``statistics.Statistic``; or one for each of
+        ``style_layers``, a tuple of pairs ``(layer, statistic)``.
       pool: ``layers.average_pool`` or ``layers.max_pool``.
       padding: ``"zero"`` (the paper's), ``"replicate"`` (at the first convolution) or
         ``"replicate-all"``, which spares the picture a frame of coloured lines along its border.
@@ -51,7 +53,7 @@ class Config:
     content_layers: tuple[str, ...] = ("relu4_2",)
     style_layers: tuple[str, ...] = STYLE_LAYERS
     content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
-    style_statistic: losses.Statistic = losses.RELATIVE_GRAM
+    style_statistic: Statistic | tuple[tuple[str, Statistic], ...] = RELATIVE_GRAM
     pool: vgg.Pool = layers.average_pool
     padding: vgg.Padding = "replicate-all"
     precision: Precision = "highest"
@@ -89,10 +91,42 @@ class Config:
                 raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
             if len(set(value)) < len(value):
                 raise ValueError(f"{name} is {value!r}; name each layer once")
+        self._check_statistics()
         if isinstance(self.optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
             raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    def _check_statistics(self) -> None:
+        given = self.style_statistic
+        if isinstance(given, Statistic):
+            return
+        pairs = isinstance(given, tuple) and all(
+            isinstance(pair, tuple)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], Statistic)
+            for pair in given
+        )
+        if not pairs:
+            raise ValueError(
+                f"style_statistic is {given!r}; give a Statistic or a tuple of pairs "
+                "(layer, Statistic)"
+            )
+        if sorted(layer for layer, _ in given) != sorted(self.style_layers):
+            raise ValueError(
+                f"style_statistic names {', '.join(layer for layer, _ in given) or 'nothing'}; "
+                f"the style layers are {', '.join(self.style_layers)}: name each once"
+            )
+
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The statistic of each style layer, in the order of ``style_layers``."""
+        given = self.style_statistic
+        if isinstance(given, Statistic):
+            return dict.fromkeys(self.style_layers, given)
+        by_layer = dict(given)
+        return {layer: by_layer[layer] for layer in self.style_layers}
 
     @property
     def held(self) -> Canvas:

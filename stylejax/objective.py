@@ -43,7 +43,7 @@ DEFAULT_WEIGHTS = LossWeights(content=1.0, style=20.0, tv=0.5)
 
 
 class Targets(NamedTuple):
-    """What the picture is compared with: features by content layer, sums by style layer."""
+    """What the picture is compared with: features by content layer, a statistic by style layer."""
 
     content: dict[str, jax.Array]
     style: dict[str, Any]
@@ -99,15 +99,14 @@ def make_targets(
       content: ``[H, W, 3]`` at the size of the picture.
       styles: one or more ``[h, w, 3]``, of any sizes.
       loss_weights: only ``styles`` is read.
-      config: layers, statistic and network options.
+      config: layers, statistics and network options.
     """
     seen = network_features(params, content, config.content_layers, config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
     shares = style_shares(loss_weights.styles, len(styles), content.dtype)
-    statistic = config.style_statistic
     blended = {
         layer: statistic.blend([statistic.accumulate(p[layer]) for p in painted], shares)
-        for layer in config.style_layers
+        for layer, statistic in config.statistics.items()
     }
     return Targets(content=seen, style=blended)
 
@@ -140,7 +139,6 @@ def evaluate(
     features = network_features(params, image, config.layers, config)
     content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
-    statistic = config.style_statistic
     content = {
         layer: loss_weights.content
         * content_weights[layer]
@@ -151,7 +149,7 @@ def evaluate(
         layer: loss_weights.style
         * style_weights[layer]
         * statistic.distance(statistic.accumulate(features[layer]), targets.style[layer])
-        for layer in config.style_layers
+        for layer, statistic in config.statistics.items()
     }
     tv = loss_weights.tv * losses.total_variation(image)
     total = sum(content.values()) + sum(style.values()) + tv

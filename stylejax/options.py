@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from stylejax import colour, layers, vgg
+from stylejax import colour, layers, statistics, vgg
 from stylejax.config import Config, Precision
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.presets import PRESETS, Preset
+from stylejax.statistics import Statistic
 
 OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
     "lbfgs": Lbfgs,
@@ -29,6 +30,16 @@ COLOURS = {
     "histogram": colour.HISTOGRAM,
     "luminance": colour.LUMINANCE,
     "chroma": colour.CHROMA,
+}
+# In their relative forms, whose weights mean the same at every layer and beside each other.
+STATISTICS = {
+    "gram": statistics.RELATIVE_GRAM,
+    "covariance": statistics.RELATIVE_COVARIANCE,
+    "mean-std": statistics.RELATIVE_MEAN_STD,
+    "wasserstein": statistics.RELATIVE_WASSERSTEIN,
+    "sliced": statistics.RELATIVE_SLICED,
+    "histogram": statistics.RELATIVE_HISTOGRAM,
+    "patches": statistics.RELATIVE_PATCHES,
 }
 SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
 PADDINGS = get_args(vgg.Padding)
@@ -162,6 +173,55 @@ def colours(given: dict[str, Any]) -> colour.Colour | None:
     return made
 
 
+def _mixture(option: str, text: str) -> Statistic:
+    """``gram`` or ``gram+wasserstein:0.5``."""
+    parts = []
+    for part in text.split("+"):
+        name, colon, weight = part.strip().partition(":")
+        statistic = STATISTICS[choice(option, name, [*STATISTICS])]
+        parts.append((statistic, number(f"{option} {name}:", weight) if colon else 1.0))
+    if len(parts) == 1 and parts[0][1] == 1:
+        return parts[0][0]
+    try:
+        return statistics.mixed(*parts)
+    except ValueError as error:
+        raise ValueError(f"{option} {text}: {error}") from None
+
+
+def style_statistic(
+    option: str, text: str, style_layers: tuple[str, ...], default: Any
+) -> Statistic | tuple[tuple[str, Statistic], ...]:
+    """One statistic for all layers, or others at some of them.
+
+    ``gram`` and ``gram+wasserstein:0.5`` are for all layers, ``mean-std,relu4_1:patches`` for all
+    but one, ``relu4_1:patches`` for one, while the others keep the preset's.
+
+    Args:
+      option: its name.
+      text: of the command line.
+      style_layers: where style is compared.
+      default: the preset's statistic, for all layers.
+    """
+    everywhere, by_layer = default, {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, rest = part.partition(":")
+        if name in style_layers and name not in by_layer:
+            by_layer[name] = _mixture(option, rest)
+        elif name in by_layer:
+            raise ValueError(f"{option} names {name} twice")
+        elif name[:4] in ("conv", "relu", "pool"):
+            raise ValueError(
+                f"{option} {name} is none of the style layers {', '.join(style_layers)}"
+            )
+        elif everywhere is not default:
+            raise ValueError(f"{option} {text} names two statistics for all layers; join them by +")
+        else:
+            everywhere = _mixture(option, part)
+    if not by_layer:
+        return everywhere
+    return tuple((layer, by_layer.get(layer, everywhere)) for layer in style_layers)
+
+
 def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     """The preset with everything that the command line says put in its place.
 
@@ -187,6 +247,13 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         if given[name] is not None:
             option = "--" + name.replace("_", "-")
             config[name], loss_weights[name] = weighted_layers(option, given[name])
+    if given["style_statistic"] is not None:
+        config["style_statistic"] = style_statistic(
+            "--style-statistic",
+            given["style_statistic"],
+            config.get("style_layers", preset.config.style_layers),
+            preset.config.style_statistic,
+        )
     for name in ("content", "style", "tv"):
         if given[f"{name}_weight"] is not None:
             loss_weights[name] = number(f"--{name}-weight", str(given[f"{name}_weight"]))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from stylejax import layers, losses, normalisation, vgg
+from stylejax import layers, losses, normalisation, statistics, vgg
 from stylejax.canvas import PIXELS
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
@@ -38,7 +38,7 @@ DEFAULT = Preset(
 GATYS2015 = Preset(
     config=Config(
         content_loss=losses.content_loss_per_element,
-        style_statistic=losses.GRAM,
+        style_statistic=statistics.GRAM,
         pool=layers.average_pool,
         padding="zero",
         steps=500,
@@ -67,7 +67,7 @@ def prepare(preset: Preset, params: vgg.Params, *, normalised: bool = False) -> 
     """
     if preset.normalised and not normalised:
         return normalisation.normalise(params, normalisation.vgg19_means(params))
-    relative = losses.content_loss_relative, losses.RELATIVE_GRAM
-    if (preset.config.content_loss, preset.config.style_statistic) == relative:
+    relative = preset.config.content_loss == losses.content_loss_relative
+    if relative and all(s.isometric for s in preset.config.statistics.values()):
         return vgg.fold_taps(params)  # the same losses for less work
     return params

@@ -15,6 +15,7 @@ import numpy as np
 import stylejax
 from stylejax.files import replacing
 from stylejax.optimizers import Status
+from stylejax.statistics import Statistic
 from stylejax.transfer import History, Progress
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
@@ -33,7 +34,12 @@ def file_digest(path: str | Path) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON: functions by name, records by field, non-finite numbers as text."""
+    """Settings as JSON: functions and statistics by name, records by field.
+
+    Non-finite numbers become text.
+    """
+    if isinstance(value, Statistic):
+        return value.name
     if hasattr(value, "__dataclass_fields__"):
         fields = {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
         return {"kind": type(value).__name__, **fields}

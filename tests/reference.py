@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import scipy.linalg
 
 Array = np.ndarray
 
@@ -363,6 +364,124 @@ def blended_style_layer_loss(F, style_features: Sequence, style_weights: Sequenc
                 target += weight / sum(style_weights) * A[i, j] / M_s
             total += (G[i, j] / M - target) ** 2
     return total / (4 * N**2)
+
+
+def _vectors(F) -> list[Array]:
+    """The vector of channels at each position."""
+    F = _array(F)
+    return [F[row, column] for row in range(F.shape[0]) for column in range(F.shape[1])]
+
+
+def _counts(F, weight) -> list[float]:
+    return [1.0] * _positions(F) if weight is None else _array(weight).ravel().tolist()
+
+
+def mean_and_covariance(F, weight=None) -> tuple[Array, Array]:
+    """`m = sum_k w_k F_k / sum_k w_k` and `C = sum_k w_k (F_k - m)(F_k - m)^T / sum_k w_k`."""
+    vectors, counts = _vectors(F), _counts(F, weight)
+    mean = sum(w * f for w, f in zip(counts, vectors, strict=True)) / sum(counts)
+    covariance = np.zeros((len(mean), len(mean)))
+    for w, f in zip(counts, vectors, strict=True):
+        covariance += w * np.outer(f - mean, f - mean)
+    return mean, covariance / sum(counts)
+
+
+def covariance_distance(F, A, weight=None, a_weight=None) -> float:
+    """`1/(4 N^2) sum_ij (C_ij - C'_ij)^2`."""
+    C, wanted = mean_and_covariance(F, weight)[1], mean_and_covariance(A, a_weight)[1]
+    return float(np.sum((C - wanted) ** 2)) / (4 * len(C) ** 2)
+
+
+def mean_std_distance(F, A, weight=None, a_weight=None) -> float:
+    """`sum_i (m_i - m'_i)^2 + (s_i - s'_i)^2`, `s` the root of the mean squared deviation."""
+    (m, C), (wanted, D) = mean_and_covariance(F, weight), mean_and_covariance(A, a_weight)
+    total = 0.0
+    for i in range(len(m)):
+        total += (m[i] - wanted[i]) ** 2 + (math.sqrt(C[i, i]) - math.sqrt(D[i, i])) ** 2
+    return total
+
+
+def wasserstein_distance(F, A, weight=None, a_weight=None) -> float:
+    """`|m - m'|^2 + tr(A + B - 2 (B^1/2 A B^1/2)^1/2)` by SciPy's square roots.
+
+    `A` and `B` are the covariances plus `e I`, `e = 0.001 sum_ij C'_ij^2 / sum_i C'_ii`.
+    """
+    (m, C), (wanted, D) = mean_and_covariance(F, weight), mean_and_covariance(A, a_weight)
+    noise = 1e-3 * float(np.sum(D**2)) / float(np.trace(D)) * np.eye(len(m))
+    root = scipy.linalg.sqrtm(D + noise)
+    cross = np.real(scipy.linalg.sqrtm(root @ (C + noise) @ root))
+    spread = np.trace(C + noise) + np.trace(D + noise) - 2 * np.trace(cross)
+    return float(np.sum((m - wanted) ** 2) + spread)
+
+
+def _quantile(values: list[float], counts: list[float], share: float) -> float:
+    """The least value up to which the counts add up to `share` of their sum."""
+    reached = 0.0
+    for value, count in sorted(zip(values, counts, strict=True)):
+        reached += count
+        if reached >= share * sum(counts):
+            return value
+    return max(values)
+
+
+def histogram_distance(F, A, weight=None, a_weight=None) -> float:
+    """The mean over channels and ranks of the squared difference of quantiles.
+
+    Each side has as many quantiles as positions, at the middles of equal shares; the painting's
+    are brought to the picture's number by linear interpolation.
+    """
+    F, A = _array(F), _array(A)
+    M, M_a = _positions(F), _positions(A)
+    total = 0.0
+    for i in range(F.shape[2]):
+        f, a = F[:, :, i].ravel().tolist(), A[:, :, i].ravel().tolist()
+        found = [_quantile(f, _counts(F, weight), (j + 0.5) / M) for j in range(M)]
+        painted = [_quantile(a, _counts(A, a_weight), (j + 0.5) / M_a) for j in range(M_a)]
+        for j in range(M):
+            place = min(max((j + 0.5) * M_a / M - 0.5, 0.0), M_a - 1.0)
+            low = int(place)
+            high = min(low + 1, M_a - 1)
+            wanted = painted[low] + (place - low) * (painted[high] - painted[low])
+            total += (found[j] - wanted) ** 2
+    return total / (M * F.shape[2])
+
+
+def _patches(F) -> list[Array]:
+    """`[3, 3, c]` around every position; beyond the border the nearest position repeats."""
+    F = _array(F)
+    height, width, channels = F.shape
+    found = []
+    for row in range(height):
+        for column in range(width):
+            patch = np.zeros((3, 3, channels))
+            for di in range(3):
+                for dj in range(3):
+                    i = min(max(row + di - 1, 0), height - 1)
+                    j = min(max(column + dj - 1, 0), width - 1)
+                    patch[di, dj] = F[i, j]
+            found.append(patch)
+    return found
+
+
+def nearest_patches(F, A) -> list[int]:
+    """For every patch of `F` the number of `A`'s with the largest cosine."""
+    matches = []
+    for patch in _patches(F):
+        cosines = [
+            float(np.sum(patch * other)) / math.sqrt(np.sum(patch**2) * np.sum(other**2))
+            for other in _patches(A)
+        ]
+        matches.append(cosines.index(max(cosines)))
+    return matches
+
+
+def patch_distance(F, A, weight=None) -> float:
+    """`sum_k w_k |P_k - Q_n(k)|^2` (CNNMRF's energy of style)."""
+    painted = _patches(A)
+    total = 0.0
+    for patch, match, w in zip(_patches(F), nearest_patches(F, A), _counts(F, weight), strict=True):
+        total += w * float(np.sum((patch - painted[match]) ** 2))
+    return total
 
 
 def total_loss(

@@ -115,6 +115,19 @@ def test_record_and_metadata(run, folder):
     assert inside == {key: value for key, value in written.items() if key != "history"}
 
 
+def test_the_record_names_statistics(run):
+    options = "--record", "--style-layers", "relu1_1,relu4_1", "--style-statistic"
+    _, _, output = run(*options, "gram+wasserstein:0.5")
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert written["config"]["style_statistic"] == "relative gram + 0.5 relative wasserstein"
+    _, _, output = run(*options, "mean-std,relu4_1:gram")
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert written["config"]["style_statistic"] == [
+        ["relu1_1", "relative mean-std"],
+        ["relu4_1", "relative gram"],
+    ]
+
+
 def test_previews(run):
     _, _, output = run("--save-every", "2", "--steps", "4", "--scales", "2")
     names = sorted(p.name for p in output.parent.glob("*.png"))
@@ -151,6 +164,8 @@ def test_transparency_is_put_back(run, folder):
         ("--init", "mix:0.3", "--tv-weight", "0.1", "--content-weight", "2"),
         ("--content-layers", "relu4_2:1.0,relu5_2:0.5", "--style-layers", "conv1_1,pool2:3"),
         ("--style-scale", "0.8", "--device", "cpu"),
+        ("--style-statistic", "mean-std+sliced:0.5,relu4_1:patches", "--optimizer", "adam"),
+        ("--style-statistic", "wasserstein", "--preset", "gatys2015", "--style-layers", "relu2_1"),
         ("--colour", "luminance", "--colour-space", "srgb", "--colour-strength", "0.5"),
         ("--color", "histogram", "--init", "noise", "--optimizer", "adam"),
     ],
@@ -186,6 +201,14 @@ def test_init_file_and_blend(run, folder):
         (("--style-layers", "relu1_1:x"), "--style-layers relu1_1:"),
         (("--style-layers", "relu1_1,relu1_1"), "names relu1_1 twice"),
         (("--style-layers", "", "--content-layers", ""), "nothing to optimise"),
+        (("--style-statistic", "gramm"), "--style-statistic 'gramm' is unknown; choose gram or"),
+        (("--style-statistic", "gram+"), "--style-statistic '' is unknown"),
+        (("--style-statistic", "gram:0"), "the weight of relative gram is 0.0"),
+        (("--style-statistic", "gram:much"), "--style-statistic gram: 'much' must be a number"),
+        (("--style-statistic", "gram,sliced"), "names two statistics for all layers"),
+        (("--style-statistic", "relu1_2:gram"), "--style-statistic relu1_2 is none of the style"),
+        (("--style-statistic", "relu1_1:gram,relu1_1:gram"), "names relu1_1 twice"),
+        (("--style-statistic", "relu1_1"), "--style-statistic '' is unknown"),
         (("--style-blend-weights", "1,2"), "2 numbers for 1 paintings"),
         (("--style-blend-weights", "0"), "adds up to 0"),
         (("--pooling", "median"), "--pooling 'median' is unknown; choose avg or max"),

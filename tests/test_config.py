@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stylejax import layers, losses, vgg
+from stylejax import layers, losses, statistics, vgg
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
@@ -16,7 +16,7 @@ OTHER = {
     "content_layers": ("relu3_2",),
     "style_layers": ("relu1_1",),
     "content_loss": losses.content_loss,
-    "style_statistic": losses.Statistic(losses.gram_sums, losses.gram_distance, min),
+    "style_statistic": (("relu1_1", statistics.SLICED),),
     "pool": layers.max_pool,
     "padding": "zero",
     "precision": "default",
@@ -44,7 +44,10 @@ def test_equal_configs_hash_equal():
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Config)])
 def test_every_field_counts(field):
-    assert Config(**{field: OTHER[field]}) != Config()
+    other = {field: OTHER[field]}
+    if field == "style_statistic":
+        other["style_statistic"] = statistics.SLICED  # OTHER's is for OTHER's layers
+    assert Config(**other) != Config()
 
 
 @pytest.mark.parametrize("kind", [Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs])
@@ -70,6 +73,16 @@ def test_the_defaults_are_the_papers_layers():
     assert Config().style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
+def test_statistics_by_layer():
+    layers = ("relu1_1", "relu2_1")
+    plain = Config(style_layers=layers, style_statistic=statistics.GRAM)
+    assert plain.statistics == {"relu1_1": statistics.GRAM, "relu2_1": statistics.GRAM}
+    pairs = (("relu2_1", statistics.GRAM), ("relu1_1", statistics.PATCHES))
+    by_layer = Config(style_layers=layers, style_statistic=pairs)
+    assert [*by_layer.statistics.items()] == [pairs[1], pairs[0]]
+    assert hash(by_layer) == hash(Config(style_layers=layers, style_statistic=pairs))
+
+
 # Refusals
 
 REFUSED = {
@@ -89,6 +102,20 @@ REFUSED = {
     "a word for a colour": ({"colour": "chroma"}, ["colour is 'chroma'", "Colour("]),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
+    "a list of statistics": ({"style_statistic": [statistics.GRAM]}, ["style_statistic", "pairs"]),
+    "half a pair": ({"style_statistic": (("relu1_1",),)}, ["style_statistic", "pairs"]),
+    "a statistic's name": ({"style_statistic": "gram"}, ["style_statistic is 'gram'", "pairs"]),
+    "layers without a statistic": (
+        {"style_statistic": (("relu1_1", statistics.GRAM),)},
+        ["style_statistic names relu1_1", "relu5_1", "each once"],
+    ),
+    "two statistics of a layer": (
+        {
+            "style_layers": ("relu1_1",),
+            "style_statistic": (("relu1_1", statistics.GRAM), ("relu1_1", statistics.PATCHES)),
+        },
+        ["style_statistic names relu1_1, relu1_1", "once"],
+    ),
     "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),
     # Lists cannot be hashed: without a word here the run would end in JAX's own.
     "a list of layers": ({"content_layers": ["relu4_2"]}, ["content_layers", "tuple"]),

@@ -10,7 +10,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax import images, layers, losses, presets
+from stylejax import images, layers, losses, presets, statistics
 from stylejax.arguments import check_loss_weights
 from stylejax.config import Config
 from stylejax.objective import LossWeights, evaluate, make_targets
@@ -25,7 +25,7 @@ PAPER = Config(
     content_layers=CONTENT,
     style_layers=STYLE,
     content_loss=losses.content_loss,
-    style_statistic=losses.GRAM,
+    style_statistic=statistics.GRAM,
     pool=layers.average_pool,
     padding="zero",
 )
@@ -165,7 +165,16 @@ VARIANTS = {
         content_layers=CONTENT,
         style_layers=("conv1_1", "pool2", "relu3_1"),
         content_loss=losses.content_loss_relative,
-        style_statistic=losses.RELATIVE_GRAM,
+        style_statistic=statistics.RELATIVE_GRAM,
+    ),
+    "a statistic for each layer": Config(
+        content_layers=CONTENT,
+        style_layers=STYLE,
+        style_statistic=(
+            ("relu1_1", statistics.RELATIVE_SLICED),
+            ("relu3_1", statistics.RELATIVE_PATCHES),
+            ("relu2_1", statistics.mixed((statistics.MEAN_STD, 1e-4), (statistics.GRAM, 1e-9))),
+        ),
     ),
 }
 
@@ -225,7 +234,7 @@ def test_a_silent_network_has_finite_gradients(tiny, pictures):
         for layer, arrays in tiny.items()
     }
     image, photo = np.float32(pictures[0]), np.float32(pictures[1])
-    relative = dataclasses.replace(PAPER, style_statistic=losses.RELATIVE_GRAM)
+    relative = dataclasses.replace(PAPER, style_statistic=statistics.RELATIVE_GRAM)
     relative = dataclasses.replace(relative, content_loss=losses.content_loss_relative)
     for config in (PAPER, relative):
         value, _, gradient = run(image, silent, photo, [photo], LossWeights(), config)

@@ -1,11 +1,13 @@
 """What a preset does to a network before it is used."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stylejax import objective, presets, vgg, weights
+from stylejax import objective, presets, statistics, vgg, weights
 from stylejax.presets import DEFAULT, GATYS2015
 
 
@@ -32,6 +34,23 @@ def test_folded_slim_has_the_same_default_losses(slim, rng):
         _, terms = objective.evaluate(image, params, targets, DEFAULT.loss_weights, DEFAULT.config)
         losses.append(jax.tree.leaves(terms))
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "folds"),
+    [
+        (statistics.RELATIVE_WASSERSTEIN, True),
+        (statistics.RELATIVE_PATCHES, True),
+        (statistics.RELATIVE_MEAN_STD, False),
+        (statistics.GRAM, False),
+        (statistics.mixed((statistics.RELATIVE_GRAM, 1), (statistics.RELATIVE_SLICED, 1)), False),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_only_what_sees_products_alone_folds_slim(slim, statistic, folds):
+    config = dataclasses.replace(DEFAULT.config, style_statistic=statistic)
+    prepared = presets.prepare(DEFAULT._replace(config=config), slim)
+    assert (prepared["relu1_1"]["kernel"].shape != slim["relu1_1"]["kernel"].shape) == folds
 
 
 def test_gatys2015_normalises_slim_by_its_teachers_means(slim):

@@ -1,0 +1,159 @@
+"""Patches: each piece of the picture is pulled towards the painting's piece most like it.
+
+Li and Wand, "Combining Markov Random Fields and Convolutional Neural Networks for Image Synthesis",
+2016 (CNNMRF). A patch is 3 x 3 positions of all channels, one around every position; beyond the
+border the border is repeated.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from stylejax.losses import at_least_tiny
+from stylejax.statistics.statistic import Statistic, per_position
+
+SIDE = 3
+# Of a painting at most so many patches are kept, evenly spread: the search costs the picture's
+# times the painting's number of patches.
+MOST = 4096
+# How many of the picture's patches are compared at once: 16 MiB of similarities.
+CHUNK = 1024
+# How much less alike, in cosines, a patch of e times the share or weight may be and still be taken.
+_PREFERENCE = 0.05
+
+
+class PatchSummary(NamedTuple):
+    """Features ``[h, w, c]`` and how often each position counts ``[h, w]``."""
+
+    features: jax.Array
+    weight: jax.Array
+
+
+class PatchTarget(NamedTuple):
+    """The paintings' patches.
+
+    Attributes:
+      patches: ``[n, 3, 3, c]``.
+      preference: ``[n]``, added to each one's similarity; minus infinity keeps it out.
+      square: scalar, the mean of ``|patch|^2``.
+    """
+
+    patches: jax.Array
+    preference: jax.Array
+    square: jax.Array
+
+
+def patch_summary(features: jax.Array, weight: jax.Array | None = None) -> PatchSummary:
+    """The features themselves: which patch is like which is known only beside the target."""
+    if weight is None:
+        weight = jnp.ones(features.shape[:2], features.dtype)
+    return PatchSummary(features, weight)
+
+
+def _padded(features: jax.Array) -> jax.Array:
+    return jnp.pad(features, ((1, 1), (1, 1), (0, 0)), mode="edge")
+
+
+def patches(features: jax.Array, step: int) -> jax.Array:
+    """Every ``step``-th patch ``[n, 3, 3, c]`` of ``[h, w, c]`` in both directions, row by row."""
+    height, width, channels = features.shape
+    padded = _padded(features)
+    parts = [
+        padded[i : i + height : step, j : j + width : step]
+        for i in range(SIDE)
+        for j in range(SIDE)
+    ]
+    return jnp.stack(parts, axis=2).reshape(-1, SIDE, SIDE, channels)
+
+
+def _step(height: int, width: int) -> int:
+    """The least step that leaves no more than ``MOST`` patches."""
+    step = 1
+    while math.ceil(height / step) * math.ceil(width / step) > MOST:
+        step += 1
+    return step
+
+
+def patch_blend(summaries: Sequence[PatchSummary], shares: jax.Array) -> PatchTarget:
+    """The patches of all styles together; which one is taken is settled patch by patch.
+
+    A style's share, and a position's weight within it, is a preference: of patches alike, the one
+    with the larger is taken; a share or weight of 0 takes none.
+    """
+    kept, preferences, squares = [], [], []
+    for (features, weight), share in zip(summaries, shares, strict=True):
+        step = _step(*weight.shape)
+        own, counts = patches(features, step), weight[::step, ::step].ravel()
+        kept.append(own)
+        preferences.append(_PREFERENCE * jnp.log(share * counts))
+        square = jnp.sum(counts * jnp.sum(jnp.square(own), axis=(1, 2, 3)))
+        squares.append(share * per_position(square, jnp.sum(counts)))
+    return PatchTarget(
+        jnp.concatenate(kept),
+        jax.lax.stop_gradient(jnp.concatenate(preferences)),
+        jnp.sum(jnp.stack(squares)),
+    )
+
+
+def nearest(features: jax.Array, target: PatchTarget) -> jax.Array:
+    """For every position the number of the target's patch most like the one around it, ``[h w]``.
+
+    Likeness is the cosine (normalised cross-correlation) plus the target's preference.
+    """
+    height, width, channels = features.shape
+    padded = _padded(features)
+    wanted = target.patches.reshape(len(target.patches), -1)
+    size = jnp.sqrt(at_least_tiny(jnp.sum(jnp.square(wanted), axis=1)))
+
+    def patch(place: jax.Array) -> jax.Array:
+        start = (place // width, place % width, jnp.zeros_like(place))
+        return jax.lax.dynamic_slice(padded, start, (SIDE, SIDE, channels)).ravel()
+
+    def search(places: jax.Array) -> jax.Array:
+        own = jax.vmap(patch)(places)
+        own_size = jnp.sqrt(at_least_tiny(jnp.sum(jnp.square(own), axis=1)))
+        alike = jnp.matmul(own, wanted.T, precision="highest") / jnp.outer(own_size, size)
+        return jnp.argmax(alike + target.preference[None], axis=1)
+
+    count = height * width
+    chunk = min(CHUNK, count)
+    chunks = math.ceil(count / chunk)
+    places = jnp.minimum(jnp.arange(chunks * chunk, dtype=jnp.int32), count - 1)
+    return jax.lax.map(search, places.reshape(chunks, chunk)).reshape(-1)[:count]
+
+
+def patch_distance(summary: PatchSummary, target: PatchTarget) -> jax.Array:
+    """``sum_k |P_k - Q_n(k)|^2``, ``Q_n(k)`` the painting's patch most like the picture's ``P_k``.
+
+    Which patch that is, is constant for the gradient.
+    """
+    features, weight = summary
+    height, width, channels = features.shape
+    matches = nearest(*jax.lax.stop_gradient((features, target)))
+
+    # Computed again for the gradient: nine pictures of matched features would be kept otherwise.
+    @partial(jax.checkpoint, static_argnums=(2, 3))
+    def part(padded: jax.Array, wanted: jax.Array, i: int, j: int) -> jax.Array:
+        matched = wanted[matches, i, j].reshape(height, width, channels)
+        difference = padded[i : i + height, j : j + width] - matched
+        return jnp.sum(weight * jnp.sum(jnp.square(difference), axis=2))
+
+    padded = _padded(features)
+    parts = [part(padded, target.patches, i, j) for i in range(SIDE) for j in range(SIDE)]
+    return jnp.sum(jnp.stack(parts))
+
+
+def patch_relative_distance(summary: PatchSummary, target: PatchTarget) -> jax.Array:
+    """The mean of ``|P_k - Q_n(k)|^2`` divided by that of ``|Q|^2`` over the paintings' patches."""
+    mean = per_position(patch_distance(summary, target), jnp.sum(summary.weight))
+    return mean / at_least_tiny(target.square)
+
+
+PATCHES = Statistic(patch_summary, patch_distance, patch_blend, name="patches", isometric=True)
+RELATIVE_PATCHES = Statistic(
+    patch_summary, patch_relative_distance, patch_blend, name="relative patches", isometric=True
+)
