@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import scipy.linalg
 
 Array = np.ndarray
 
@@ -401,15 +400,26 @@ def mean_std_distance(F, A, weight=None, a_weight=None) -> float:
     return total
 
 
+def matrix_root(matrix: Array) -> Array:
+    """The square root of a positive matrix, by Denman and Beavers' iteration."""
+    root, inverse = matrix, np.eye(len(matrix))
+    for _ in range(60):
+        root, inverse = (
+            (root + np.linalg.inv(inverse)) / 2,
+            (inverse + np.linalg.inv(root)) / 2,
+        )
+    return root
+
+
 def wasserstein_distance(F, A, weight=None, a_weight=None) -> float:
-    """`|m - m'|^2 + tr(A + B - 2 (B^1/2 A B^1/2)^1/2)` by SciPy's square roots.
+    """`|m - m'|^2 + tr(A + B - 2 (B^1/2 A B^1/2)^1/2)`.
 
     `A` and `B` are the covariances plus `e I`, `e = 0.001 sum_ij C'_ij^2 / sum_i C'_ii`.
     """
     (m, C), (wanted, D) = mean_and_covariance(F, weight), mean_and_covariance(A, a_weight)
     noise = 1e-3 * float(np.sum(D**2)) / float(np.trace(D)) * np.eye(len(m))
-    root = scipy.linalg.sqrtm(D + noise)
-    cross = np.real(scipy.linalg.sqrtm(root @ (C + noise) @ root))
+    root = matrix_root(D + noise)
+    cross = matrix_root(root @ (C + noise) @ root)
     spread = np.trace(C + noise) + np.trace(D + noise) - 2 * np.trace(cross)
     return float(np.sum((m - wanted) ** 2) + spread)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+import scipy.linalg
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import correlate2d
 
@@ -687,3 +688,9 @@ def test_colour_map_maps_the_covariance(rng, kind):
 def test_match_histogram_by_hand():
     # The two equal ones share the middle of ranks 1 and 2 of 0..3, which is 1.5 of 10 20 30 40.
     assert_allclose(reference.match_histogram([5, 7, 5, 1], [40, 10, 30, 20]), [25, 40, 25, 10])
+
+
+def test_matrix_root_against_scipy(rng):
+    half = rng.normal(size=(5, 5))
+    matrix = half @ half.T + 0.1 * np.eye(5)
+    assert_allclose(reference.matrix_root(matrix), scipy.linalg.sqrtm(matrix), rtol=1e-9)

@@ -338,9 +338,15 @@ def wasserstein_relative_distance(sums: GaussianSums, target: WassersteinTarget)
 def wasserstein_blend(sums: Sequence[GaussianSums], shares: jax.Array) -> WassersteinTarget:
     """The weighted means of several styles' means and covariances, with the square root."""
     mean, covariance = gaussian_blend(sums, shares)
-    square = jnp.sum(jnp.square(covariance))
-    noise = _NOISE * square / at_least_tiny(jnp.trace(covariance))
-    noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny ** 0.25)  # its square is not 0 either
+    # Of a covariance that is all rounding the trace may be negative. That of any other is at least
+    # its norm.
+    variance = jnp.maximum(
+        jnp.trace(covariance), jnp.linalg.norm(jax.lax.stop_gradient(covariance))
+    )
+    noise = _NOISE * jnp.sum(jnp.square(covariance)) / at_least_tiny(variance)
+    rounding = jnp.finfo(noise.dtype).eps * jnp.sum(jnp.square(mean))
+    # The square of the least number is not 0 either.
+    noise = jnp.maximum(jnp.maximum(noise, rounding), jnp.finfo(noise.dtype).tiny ** 0.25)
     noisy = covariance + noise * jnp.eye(len(mean), dtype=mean.dtype)
     # Their derivatives are in that of _shared_root.
     root, inverse_root = jax.lax.stop_gradient(_roots(noisy, noise))
