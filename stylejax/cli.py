@@ -6,7 +6,7 @@ kept).
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -359,18 +359,48 @@ def command(
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
-) -> int:
+) -> dict[str, Any]:
     """Collects the options; `job` does the rest."""
     given = {name: value for name, value in locals().items() if name not in ("context", "version")}
-    given["command"] = context.obj
-    return job.run(job.plan(given))
+    return {**given, "command": context.obj}
+
+
+class Answered(Exception):
+    """The arguments asked for --help or --version and were answered."""
+
+
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of a command line by name, None where it is silent; nothing is checked yet.
+
+    Raises:
+      typer's usage error: an option that does not exist, a number that is none.
+      Answered: there is nothing left to do.
+    """
+    arguments = list(arguments)
+    given = app(arguments, prog_name="stylejax", obj=arguments, standalone_mode=False)
+    if not isinstance(given, dict):
+        raise Answered
+    return given
+
+
+def _picture(arguments: Sequence[str]) -> int:
+    return job.run(job.plan(parse(arguments)))
+
+
+# What the first word may be instead of a photo: functions of the words behind it that return an
+# exit status.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status; the console command and the script call it."""
+    """Runs a command and returns its exit status; the console command and the script call it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = app(arguments, prog_name="stylejax", obj=arguments, standalone_mode=False)
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        return _picture(arguments)
+    except Answered:
+        return 0
     except UsageError as error:
         return _refuse(error.format_message())
     except (ValueError, OSError) as error:
@@ -382,7 +412,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _refuse("interrupted before there was a picture; nothing was written")
         return job.INTERRUPTED
-    return int(status or 0)
 
 
 def run() -> None:
