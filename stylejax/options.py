@@ -202,7 +202,7 @@ def style_statistic(
       style_layers: where style is compared.
       default: the preset's statistic, for all layers.
     """
-    everywhere, by_layer = default, {}
+    everywhere, by_layer = None, {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, rest = part.partition(":")
         if name in style_layers and name not in by_layer:
@@ -213,10 +213,12 @@ def style_statistic(
             raise ValueError(
                 f"{option} {name} is none of the style layers {', '.join(style_layers)}"
             )
-        elif everywhere is not default:
+        elif everywhere is not None:
             raise ValueError(f"{option} {text} names two statistics for all layers; join them by +")
         else:
             everywhere = _mixture(option, part)
+    if everywhere is None:
+        everywhere = default
     if not by_layer:
         return everywhere
     return tuple((layer, by_layer.get(layer, everywhere)) for layer in style_layers)

@@ -165,7 +165,7 @@ def test_transparency_is_put_back(run, folder):
         ("--content-layers", "relu4_2:1.0,relu5_2:0.5", "--style-layers", "conv1_1,pool2:3"),
         ("--style-scale", "0.8", "--device", "cpu"),
         ("--style-statistic", "mean-std+sliced:0.5,relu4_1:patches", "--optimizer", "adam"),
-        ("--style-statistic", "wasserstein", "--preset", "gatys2015", "--style-layers", "relu2_1"),
+        ("--style-statistic", "wasserstein", "--style-layers", "relu2_1"),
         ("--colour", "luminance", "--colour-space", "srgb", "--colour-strength", "0.5"),
         ("--color", "histogram", "--init", "noise", "--optimizer", "adam"),
     ],
