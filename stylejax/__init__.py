@@ -16,6 +16,7 @@ from stylejax.vgg import VGG19, Architecture, features, random_params
 # The objective
 from stylejax.statistics import Statistic, mixed
 from stylejax.colour import Colour
+from stylejax.guides import Guides
 from stylejax.config import Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights, Targets
 from stylejax.objective import evaluate, make_targets
@@ -35,6 +36,7 @@ __all__ = [
     "Architecture",
     "Colour",
     "Config",
+    "Guides",
     "History",
     "JaxoptLbfgs",
     "JaxoptLbfgsb",

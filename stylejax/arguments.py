@@ -3,7 +3,7 @@
 They run before anything is compiled; values are read only where they are concrete.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ import numpy as np
 
 from stylejax import vgg
 from stylejax.config import Config
+from stylejax.guides import Guides
+from stylejax.guides import check as check_guides
 from stylejax.objective import LossWeights
 
 
@@ -23,6 +25,7 @@ def check(
     config: Config,
     loss_weights: LossWeights,
     init: Any = None,
+    guides: Guides | None = None,
 ) -> None:
     """Raises ValueError for arguments that cannot work; values are read only where concrete."""
     vgg.check_layers(config.layers, vgg.architecture_of(params))
@@ -41,7 +44,15 @@ def check(
             f"{config.scales} scales would shrink the picture below the {least} pixels that "
             f"{deepest} needs; at {content.shape[1]}x{content.shape[0]} take at most {possible}"
         )
-    check_loss_weights(loss_weights, config, len(styles))
+    if guides is not None:
+        check_guides(
+            guides,
+            len(styles),
+            size=content.shape[:2],
+            smallest=config.sizes(*content.shape[:2])[0],
+            layers=config.style_layers,
+        )
+    check_loss_weights(loss_weights, config, len(styles), 1 if guides is None else guides.number)
 
 
 def _check_image(name: str, image: Any, least: int, layer: str) -> None:
@@ -65,14 +76,19 @@ def _check_image(name: str, image: Any, least: int, layer: str) -> None:
         raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; give sRGB in [0, 1]")
 
 
-def _count(numbers: Any) -> int | str:
-    """How many numbers a list or vector has, also where they are traced."""
-    if hasattr(numbers, "ndim"):
-        return numbers.shape[0] if numbers.ndim == 1 else f"{numbers.ndim} axes of"
-    return len(numbers) if isinstance(numbers, Sequence) else "no list of"
+def _shape(numbers: Any) -> tuple[int, ...]:
+    """The shape of a list of numbers, or of lists of them, also where they are traced."""
+    if hasattr(numbers, "shape"):
+        return tuple(numbers.shape)
+    if not isinstance(numbers, Sequence):
+        return ()
+    inner = {_shape(number) for number in numbers}
+    return (len(numbers), *inner.pop()) if len(inner) == 1 else (len(numbers), -1)
 
 
-def check_loss_weights(loss_weights: LossWeights, config: Config, styles: int) -> None:
+def check_loss_weights(
+    loss_weights: LossWeights, config: Config, styles: int, regions: int = 1
+) -> None:
     """Raises ValueError for coefficients that do not fit; values are read only where concrete."""
     for name in ("content_layers", "style_layers"):
         given, layers = getattr(loss_weights, name), getattr(config, name)
@@ -81,10 +97,14 @@ def check_loss_weights(loss_weights: LossWeights, config: Config, styles: int) -
                 f"loss_weights.{name} names {', '.join(given) or 'nothing'}; "
                 f"the config's are {', '.join(layers)}"
             )
-    given = loss_weights.styles
-    if given is not None and (found := _count(given)) != styles:
+    blends = _blends(loss_weights.styles, config)
+    for name, given in blends.items():
+        _check_blend(name, given, styles, regions)
+    given = loss_weights.regions
+    if given is not None and _shape(given) != (regions,):
         raise ValueError(
-            f"loss_weights.styles has {found} numbers for {styles} styles; give one each"
+            f"loss_weights.regions has {_described(_shape(given))} for {regions} "
+            f"region{'s' * (regions > 1)}; give one each"
         )
     numbers = jax.tree.leaves(loss_weights)
     if any(isinstance(number, jax.core.Tracer) for number in numbers):
@@ -93,5 +113,36 @@ def check_loss_weights(loss_weights: LossWeights, config: Config, styles: int) -
         value = np.asarray(number)
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"a loss weight is {value}; weights are finite and not negative")
-    if given is not None and np.sum(np.asarray(given, float)) <= 0:
-        raise ValueError("loss_weights.styles add up to 0; give one style a weight")
+    for name, given in blends.items():
+        if np.any(np.sum(np.asarray(given, float), axis=-1) <= 0):
+            raise ValueError(f"{name} add up to 0; give one style a weight")
+
+
+def _blends(given: Any, config: Config) -> dict[str, Any]:
+    """The blend weights that were given, by what to call them."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return {"loss_weights.styles": given}
+    if set(given) != set(config.style_layers):
+        raise ValueError(
+            f"loss_weights.styles names {', '.join(given) or 'nothing'}; "
+            f"the config's style layers are {', '.join(config.style_layers)}"
+        )
+    return {f"loss_weights.styles[{layer!r}]": shares for layer, shares in given.items()}
+
+
+def _check_blend(name: str, given: Any, styles: int, regions: int) -> None:
+    shape = _shape(given)
+    if shape in ((styles,), (regions, styles)):
+        return
+    wanted = f"{styles} styles" + (f" in {regions} regions" if regions > 1 else "")
+    raise ValueError(f"{name} has {_described(shape)} for {wanted}; give one each")
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return f"{shape[0]} number{'s' * (shape[0] != 1)}"
+    if len(shape) == 2 and shape[1] >= 0:
+        return f"{shape[0]} rows of {shape[1]} numbers"
+    return "rows of different lengths" if shape else "no list of numbers"

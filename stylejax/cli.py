@@ -73,7 +73,8 @@ def _flag(names: str, text: str) -> Any:
 
 
 _C, _W = DEFAULT.config, DEFAULT.loss_weights
-_CONTENT, _OPTIMISATION, _OUTPUT = "Content and style", "Optimisation", "Output and machine"
+_CONTENT, _REGIONS = "Content and style", "Regions"
+_OPTIMISATION, _OUTPUT = "Optimisation", "Output and machine"
 
 
 @app.command(
@@ -147,8 +148,66 @@ def command(
         str | None,
         _option(
             "--style-blend-weights",
-            "How much of each painting, e.g. 2,1 (equal if not given).",
+            "How much of each painting, e.g. 2,1 (equal if not given); at single layers: "
+            "1,0/relu5_1:0,1.",
             panel=_CONTENT,
+            metavar="A,B,...",
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        _option(
+            "--mask",
+            "Where a painting goes, once for each: a picture of the photo, white where it belongs; "
+            "rest, what the others leave; or alpha, the photo's own transparency.",
+            panel=_REGIONS,
+            metavar="FILE",
+        ),
+    ] = None,
+    style_mask: Annotated[
+        list[str] | None,
+        _option(
+            "--style-mask",
+            "What of a painting counts, once for each: white where it does; or all.",
+            panel=_REGIONS,
+            metavar="FILE",
+        ),
+    ] = None,
+    content_mask: Annotated[
+        Path | None,
+        _option(
+            "--content-mask",
+            "Where the photo counts: white where it does, black where only style does.",
+            panel=_REGIONS,
+            metavar="FILE",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        _option(
+            "--labels",
+            "A map of the picture in flat colours, each a region, painted like what has this "
+            "colour in --style-labels.",
+            panel=_REGIONS,
+            metavar="FILE",
+        ),
+    ] = None,
+    style_labels: Annotated[
+        list[Path] | None,
+        _option(
+            "--style-labels",
+            "The map of a painting, once for each, in the colours of --labels.",
+            panel=_REGIONS,
+            metavar="FILE",
+        ),
+    ] = None,
+    region_weights: Annotated[
+        str | None,
+        _option(
+            "--region-weights",
+            "How strongly style counts in each region, in the order of --mask, or of the "
+            "colours of --labels from the most frequent on (1 each if not given).",
+            panel=_REGIONS,
             metavar="A,B,...",
         ),
     ] = None,
@@ -362,6 +421,8 @@ def command(
 ) -> dict[str, Any]:
     """Collects the options; `job` does the rest."""
     given = {name: value for name, value in locals().items() if name not in ("context", "version")}
+    for name in ("mask", "style_mask", "style_labels"):
+        given[name] = given[name] or []
     return {**given, "command": context.obj}
 
 

@@ -9,6 +9,7 @@ import jax
 
 from stylejax import vgg
 from stylejax.config import Config
+from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.scale import Array, advance, picture, prepare
 
@@ -21,6 +22,7 @@ def compiling(
     start: Array | None,
     loss_weights: LossWeights,
     key: jax.Array,
+    guides: Guides | None,
     *,
     sizes: Sequence[tuple[int, int]],
     length: int,
@@ -41,7 +43,7 @@ def compiling(
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
     try:
         yield [
-            submit(picture, loss_weights, key, size=size)
+            submit(picture, loss_weights, key, guides, size=size)
             for picture, size in zip([start, *coming], sizes, strict=True)
         ]
     finally:
@@ -56,6 +58,7 @@ def _submit(
     before: Array | jax.ShapeDtypeStruct | None,
     loss_weights: LossWeights,
     key: jax.Array,
+    guides: Guides | None,
     *,
     size: tuple[int, int],
     length: int,
@@ -65,9 +68,8 @@ def _submit(
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     first = not isinstance(before, jax.ShapeDtypeStruct)
-    trace = partial(
-        prepare.trace, params, content, styles, before, loss_weights, key, size=size, config=config
-    )
+    given = (params, content, styles, before, loss_weights, key, guides)
+    trace = partial(prepare.trace, *given, size=size, config=config)
     traced = trace() if first else None  # here, or both threads would do it
 
     def work() -> None:

@@ -16,7 +16,19 @@ import jax
 import numpy as np
 import rich.console
 
-from stylejax import arguments, display, images, options, record, scale, transfer, vgg, weights
+from stylejax import (
+    arguments,
+    display,
+    guides,
+    images,
+    masks,
+    options,
+    record,
+    scale,
+    transfer,
+    vgg,
+    weights,
+)
 from stylejax.optimizers import Status
 from stylejax.presets import Preset, prepare
 
@@ -34,6 +46,7 @@ class Job(NamedTuple):
       alpha: ``[H, W]``, its transparency, if it has any.
       styles: the paintings, no larger than any scale wants them.
       init: a picture to start from, if one was named.
+      marked: regions and where content counts, if masks were given.
       network: the network's file and origin.
       params: the network, prepared by the preset.
       device: where to run; None is JAX's own choice.
@@ -45,6 +58,7 @@ class Job(NamedTuple):
     alpha: np.ndarray | None
     styles: tuple[np.ndarray, ...]
     init: np.ndarray | None
+    marked: masks.Marked | None
     network: weights.Found
     params: vgg.Params
     device: Any
@@ -61,10 +75,21 @@ def plan(given: dict[str, Any]) -> Job:
     _check_output(given)
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
-    content, alpha = _photo(given["photo"], given["size"])
-    size = (content.shape[0], content.shape[1])
-    styles = tuple(_painting(path, size, preset) for path in given["paintings"])
+    content, photo = _photo(given["photo"], given["size"])
+    loaded = [images.load(path).image for path in given["paintings"]]
+    styles = tuple(_at_most(image, photo.size, preset) for image in loaded)
     init = None if start_file is None else images.load(start_file).image
+    marked = _marked(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
+    if marked is not None:
+        preset = options.in_regions(preset, given, marked)
+        guides.check(
+            marked.guides,
+            len(styles),
+            size=photo.size,
+            smallest=preset.config.sizes(*photo.size)[0],
+            layers=preset.config.style_layers,
+            names=marked.names,
+        )
     check = partial(
         arguments.check,
         content=content,
@@ -72,12 +97,13 @@ def plan(given: dict[str, Any]) -> Job:
         config=preset.config,
         loss_weights=preset.loss_weights,
         init=init,
+        guides=marked.guides if marked else None,
     )
     check(_unloaded())
     network, params = _network(given, preset)
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
-    return Job(given, preset, content, alpha, styles, init, network, params, device)
+    return Job(given, preset, content, photo.alpha, styles, init, marked, network, params, device)
 
 
 def run(job: Job) -> int:
@@ -113,7 +139,9 @@ def _check_numbers(given: dict[str, Any]) -> None:
 def _check_output(given: dict[str, Any]) -> None:
     output: Path = given["output"]
     images.check_output(output)
-    for source in (given["photo"], *given["paintings"]):
+    beside = [Path(name) for name in (*given["mask"], *given["style_mask"])]
+    beside += [given["content_mask"], given["labels"], *given["style_labels"]]
+    for source in (given["photo"], *given["paintings"], *filter(None, beside)):
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
 
@@ -132,20 +160,46 @@ def _device(name: str) -> Any:
         ) from None
 
 
-def _photo(path: Path, long_side: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _photo(path: Path, long_side: int) -> tuple[np.ndarray, masks.Photo]:
+    """The photo at the picture's size, and what masks need to know of it."""
     image, alpha = images.load(path)
     size = images.fit(image.shape[0], image.shape[1], long_side)
     if alpha is not None:
         alpha = np.asarray(images.resize(alpha, *size))
-    return np.asarray(images.resize(image, *size)), alpha
+    photo = masks.Photo(size, (image.shape[0], image.shape[1]), alpha)
+    return np.asarray(images.resize(image, *size)), photo
 
 
-def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
+def _at_most(image: np.ndarray, size: tuple[int, int], preset: Preset) -> np.ndarray:
     """A painting at the largest size that any scale will want of it."""
-    image = images.load(path).image
     if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
         return image  # for arguments.check to refuse
     return np.asarray(images.resize(image, *scale.style_size(image.shape, size, preset.config)))
+
+
+def _marked(
+    given: dict[str, Any], photo: masks.Photo, paintings: list[tuple[int, int]]
+) -> masks.Marked | None:
+    """The regions that the command line asks for, None where it does not."""
+    by_file = given["mask"] or given["style_mask"] or given["content_mask"]
+    if given["style_labels"] and not given["labels"]:
+        raise ValueError("--style-labels belongs to --labels, the map of the picture; give both")
+    if given["labels"] and by_file:
+        raise ValueError("--labels works without --mask, --style-mask and --content-mask")
+    if given["labels"]:
+        marked = masks.by_colour(given["labels"], given["style_labels"], photo, paintings)
+    elif by_file:
+        marked = masks.by_file(
+            given["mask"], given["style_mask"], given["content_mask"], photo, paintings
+        )
+    else:
+        if given["region_weights"] is not None:
+            raise ValueError("--region-weights works with --mask or --labels only")
+        return None
+    if not given["quiet"]:
+        for note in marked.notes:
+            print(note, file=sys.stderr)
+    return marked
 
 
 def _unloaded() -> vgg.Params:
@@ -195,6 +249,7 @@ def _progress(job: Job) -> Any:
         loss_weights=job.preset.loss_weights,
         key=jax.random.key(job.given["seed"]),
         init=job.init,
+        guides=job.marked.guides if job.marked else None,
         every=1 if device.platform == "cpu" else max(steps),
     )
 
@@ -239,7 +294,8 @@ def _save_preview(job: Job, progress: transfer.Progress, trace: list[record.Entr
 def _provenance(
     job: Job, trace: list[record.Entry], seconds: float, interrupted: bool
 ) -> dict[str, Any]:
-    named = [job.given["photo"], *job.given["paintings"]]
+    marked = job.marked.files if job.marked else []
+    named = [job.given["photo"], *job.given["paintings"], *marked]
     return {
         "command": ["stylejax", *job.given["command"]],
         "seed": job.given["seed"],

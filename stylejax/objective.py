@@ -1,10 +1,12 @@
 """The objective: what the picture is pulled towards, and how far it still is.
 
 ``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV`` (eq. 7 with alpha =
-``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``).
+``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``). With regions ``E_l`` is the sum
+of theirs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,10 @@ import jax.numpy as jnp
 
 from stylejax import losses, vgg
 from stylejax.config import Config
+from stylejax.guides import Carried, Guides, carry, fitted, weigh
 
 Number = float | jax.Array
+Shares = Sequence[Number] | Sequence[Sequence[Number]] | jax.Array
 
 
 class LossWeights(NamedTuple):
@@ -25,8 +29,11 @@ class LossWeights(NamedTuple):
       tv: of the total variation, which the paper does not have.
       content_layers: weight of each content layer by name; None gives each the same share of 1.
       style_layers: the paper's ``w_l`` by name; None gives each the same share of 1.
-      styles: ``[number of styles]``, how much of each painting; shares of their sum; None blends
-        equally.
+      styles: ``[S]``, how much of each of S paintings, shares of their sum; or ``[R, S]``, a row
+        for each of R regions; or one of these for every style layer by name: large shapes of one
+        painting, grain of another. None blends equally, but gives each region a painting of its
+        own where there are as many of both.
+      regions: ``[R]``, how strongly style pulls in each region; None is 1 for each.
     """
 
     content: Number = 1.0
@@ -34,7 +41,8 @@ class LossWeights(NamedTuple):
     tv: Number = 0.0
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None
-    styles: Sequence[Number] | jax.Array | None = None
+    styles: Shares | Mapping[str, Shares] | None = None
+    regions: Sequence[Number] | jax.Array | None = None
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -43,10 +51,17 @@ DEFAULT_WEIGHTS = LossWeights(content=1.0, style=20.0, tv=0.5)
 
 
 class Targets(NamedTuple):
-    """What the picture is compared with: features by content layer, a statistic by style layer."""
+    """What the picture is compared with.
+
+    Attributes:
+      content: the photo's features by content layer.
+      style: by style layer a statistic for each region.
+      guides: where each region is; None where there is one, the whole picture.
+    """
 
     content: dict[str, jax.Array]
-    style: dict[str, Any]
+    style: dict[str, tuple[Any, ...]]
+    guides: Carried | None = None
 
 
 class LossTerms(NamedTuple):
@@ -79,10 +94,14 @@ def network_features(
     )
 
 
-def style_shares(styles: Any, count: int, dtype: Any) -> jax.Array:
-    """Blend weights as shares that add up to one, ``[count]``."""
-    given = jnp.ones(count, dtype) if styles is None else jnp.asarray(styles, dtype)
-    return given / jnp.sum(given)
+def style_shares(given: Any, layer: str, regions: int, styles: int, dtype: Any) -> jax.Array:
+    """``LossWeights.styles`` at a layer: ``[regions, styles]``, every row adding up to one."""
+    if isinstance(given, Mapping):
+        given = given[layer]
+    if given is None:
+        given = jnp.eye(styles) if regions == styles else jnp.ones(styles)
+    rows = jnp.broadcast_to(jnp.asarray(given, dtype), (regions, styles))
+    return rows / jnp.sum(rows, axis=1, keepdims=True)
 
 
 def make_targets(
@@ -91,6 +110,7 @@ def make_targets(
     styles: Sequence[jax.Array],
     loss_weights: LossWeights,
     config: Config,
+    masks: Guides | None = None,
 ) -> Targets:
     """Content features and the blended style statistics.
 
@@ -100,15 +120,56 @@ def make_targets(
       styles: one or more ``[h, w, 3]``, of any sizes.
       loss_weights: only ``styles`` is read.
       config: layers, statistics and network options.
+      masks: where each region is, of any sizes; None is one region, everywhere.
     """
     seen = network_features(params, content, config.content_layers, config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
-    shares = style_shares(loss_weights.styles, len(styles), content.dtype)
-    blended = {
-        layer: statistic.blend([statistic.accumulate(p[layer]) for p in painted], shares)
-        for layer, statistic in config.statistics.items()
-    }
-    return Targets(content=seen, style=blended)
+    if masks is not None:
+        masks = fitted(masks, content.shape, [style.shape for style in styles], content.dtype)
+    regions = 1 if masks is None else masks.number
+    style = {}
+    for layer, statistic in config.statistics.items():
+        shares = style_shares(loss_weights.styles, layer, regions, len(styles), content.dtype)
+        features = [p[layer] for p in painted]
+        style[layer] = tuple(
+            statistic.blend(
+                [statistic.accumulate(f, w) for f, w in zip(features, weights, strict=True)],
+                shares[region],
+            )
+            for region, weights in enumerate(_style_weights(masks, layer, features))
+        )
+    return Targets(seen, style, _carried(masks, params, content, config))
+
+
+def _style_weights(
+    masks: Guides | None, layer: str, features: Sequence[jax.Array]
+) -> Iterator[list[jax.Array | None]]:
+    """For each region the paintings' masks at a layer."""
+    if masks is None:
+        yield [None] * len(features)
+        return
+    assert masks.styles is not None
+    pairs = zip(masks.styles, features, strict=True)
+    carried = [carry(jnp.asarray(m), layer, f.shape) for m, f in pairs]
+    for region in range(masks.number):
+        yield [mask[:, :, region] for mask in carried]
+
+
+def _carried(
+    masks: Guides | None, params: vgg.Params, content: jax.Array, config: Config
+) -> Carried | None:
+    if masks is None:
+        return None
+    seen = partial(network_features, layers=config.layers, config=config)
+    shapes = {layer: f.shape for layer, f in jax.eval_shape(seen, params, content).items()}
+
+    def at(mask: Any, layers: Sequence[str]) -> dict[str, jax.Array]:
+        return {layer: carry(jnp.asarray(mask), layer, shapes[layer]) for layer in layers}
+
+    return Carried(
+        style=at(masks.regions, config.style_layers),
+        content=None if masks.content is None else at(masks.content, config.content_layers),
+    )
 
 
 def _layer_weights(
@@ -142,15 +203,39 @@ def evaluate(
     content = {
         layer: loss_weights.content
         * content_weights[layer]
-        * config.content_loss(features[layer], targets.content[layer])
+        * _content_loss(features[layer], targets, layer, config)
         for layer in config.content_layers
     }
     style = {
         layer: loss_weights.style
         * style_weights[layer]
-        * statistic.distance(statistic.accumulate(features[layer]), targets.style[layer])
-        for layer, statistic in config.statistics.items()
+        * _style_loss(features[layer], targets, layer, loss_weights, config)
+        for layer in config.style_layers
     }
     tv = loss_weights.tv * losses.total_variation(image)
     total = sum(content.values()) + sum(style.values()) + tv
     return total, LossTerms(total=total, content=content, style=style, tv=tv)
+
+
+def _content_loss(features: jax.Array, targets: Targets, layer: str, config: Config) -> jax.Array:
+    carried = targets.guides.content if targets.guides else None
+    mask = carried[layer] if carried else None
+    target = targets.content[layer]
+    return config.content_loss(weigh(features, mask), weigh(target, mask))
+
+
+def _style_loss(
+    features: jax.Array, targets: Targets, layer: str, loss_weights: LossWeights, config: Config
+) -> jax.Array:
+    """The sum over regions of the share of the picture that each covers times its distance."""
+    statistic, wanted = config.statistics[layer], targets.style[layer]
+    if targets.guides is None:
+        return statistic.distance(statistic.accumulate(features), wanted[0])
+    mask = targets.guides.style[layer]
+    strength = jnp.ones(len(wanted)) if loss_weights.regions is None else loss_weights.regions
+    factors = jnp.asarray(strength, features.dtype) * jnp.mean(mask, axis=(0, 1))
+    terms = [
+        factors[region] * statistic.distance(statistic.accumulate(features, mask[:, :, region]), w)
+        for region, w in enumerate(wanted)
+    ]
+    return jnp.sum(jnp.stack(terms))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from stylejax import colour, layers, statistics, vgg
 from stylejax.config import Config, Precision
+from stylejax.masks import Marked
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.presets import PRESETS, Preset
 from stylejax.statistics import Statistic
@@ -82,16 +83,70 @@ def weighted_layers(option: str, text: str) -> tuple[tuple[str, ...], dict[str, 
     return tuple(weights), weights if ":" in text else None
 
 
-def blend_weights(option: str, text: str, styles: int) -> tuple[float, ...]:
-    """``2,1`` as numbers, one per painting."""
-    numbers = tuple(number(option, part.strip()) for part in text.split(","))
-    if len(numbers) != styles:
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """``2,1`` as numbers."""
+    return tuple(number(option, part.strip()) for part in text.split(","))
+
+
+def blend_weights(
+    option: str, text: str, styles: int, style_layers: tuple[str, ...]
+) -> tuple[float, ...] | dict[str, tuple[float, ...]]:
+    """``2,1`` as numbers, one per painting; ``2,1/relu5_1:0,1`` as numbers for every style layer.
+
+    >>> blend_weights("--style-blend-weights", "1,0/relu5_1:0,1", 2, ("relu1_1", "relu5_1"))
+    {'relu1_1': (1.0, 0.0), 'relu5_1': (0.0, 1.0)}
+    """
+    everywhere, by_layer = (1.0,) * styles, {}
+    for part in text.split("/"):
+        layer, colon, rest = part.strip().rpartition(":")
+        shares = numbers(option, rest)
+        if len(shares) != styles:
+            raise ValueError(
+                f"{option} {part.strip()} has {len(shares)} numbers for {styles} paintings; "
+                "give one each"
+            )
+        if sum(shares) <= 0:
+            raise ValueError(f"{option} {part.strip()} adds up to 0; give one painting a weight")
+        if not colon:
+            everywhere = shares
+        elif layer in style_layers:
+            by_layer[layer] = shares
+        else:
+            raise ValueError(
+                f"{option} {layer} is no style layer; they are {', '.join(style_layers)}"
+            )
+    if not by_layer:
+        return everywhere
+    return {layer: by_layer.get(layer, everywhere) for layer in style_layers}
+
+
+def in_regions(preset: Preset, given: dict[str, Any], marked: Marked) -> Preset:
+    """The preset with what the regions say about paintings and strengths put in its place.
+
+    Args:
+      preset: with everything else in place.
+      given: ``style_blend_weights`` and ``region_weights``; None where the command line is silent.
+      marked: the regions.
+    """
+    changes: dict[str, Any] = {}
+    several = marked.guides.regions is not None
+    if several and given["style_blend_weights"] is not None:
         raise ValueError(
-            f"{option} {text} has {len(numbers)} numbers for {styles} paintings; give one each"
+            "--style-blend-weights works without regions, where each has its own painting; "
+            "--region-weights says how strongly each counts"
         )
-    if sum(numbers) <= 0:
-        raise ValueError(f"{option} {text} adds up to 0; give one painting a weight")
-    return numbers
+    if marked.shares is not None:
+        changes["styles"] = marked.shares
+    if given["region_weights"] is not None:
+        strengths = numbers("--region-weights", given["region_weights"])
+        if len(strengths) != marked.guides.number:
+            raise ValueError(
+                f"--region-weights {given['region_weights']} has {len(strengths)} numbers for "
+                f"{marked.guides.number} regions ({', '.join(marked.names['regions'])}); "
+                "give one each"
+            )
+        changes["regions"] = strengths
+    return preset._replace(loss_weights=preset.loss_weights._replace(**changes))
 
 
 class Start(NamedTuple):
@@ -261,7 +316,10 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
             loss_weights[name] = number(f"--{name}-weight", str(given[f"{name}_weight"]))
     if given["style_blend_weights"] is not None:
         loss_weights["styles"] = blend_weights(
-            "--style-blend-weights", given["style_blend_weights"], styles
+            "--style-blend-weights",
+            given["style_blend_weights"],
+            styles,
+            config.get("style_layers", preset.config.style_layers),
         )
     if (asked := colours(given)) is not None:
         config["colour"] = asked

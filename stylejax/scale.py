@@ -15,6 +15,7 @@ import numpy as np
 
 from stylejax import canvas, images, vgg
 from stylejax.config import Config
+from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
 from stylejax.optimizers import State, Status
 
@@ -88,6 +89,7 @@ def prepare(
     picture: Array | None,
     loss_weights: LossWeights,
     key: jax.Array,
+    guides: Guides | None = None,
     *,
     size: tuple[int, int],
     config: Config,
@@ -101,12 +103,13 @@ def prepare(
       picture: where to go on from, of any size; None makes the start image.
       loss_weights: the coefficients.
       key: seeds the start image's noise.
+      guides: masks of any sizes, or None.
       size: height and width of this scale.
       config: everything static.
     """
     content = images.resize(content, *size)
     resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
-    targets = make_targets(params, content, resized, loss_weights, config)
+    targets = make_targets(params, content, resized, loss_weights, config, guides)
     if picture is None:
         picture = canvas.start_image(content, config.noise, key)
     z = config.held.encode(images.resize(picture, *size))

@@ -17,6 +17,7 @@ import numpy as np
 from stylejax import arguments, colour, vgg
 from stylejax.compilation import compiling
 from stylejax.config import Config
+from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
 from stylejax.scale import Array, History, at_hand, prepare, run, walk
@@ -76,6 +77,7 @@ def stylize(
     loss_weights: LossWeights | None = None,
     key: jax.Array | None = None,
     init: Array | None = None,
+    guides: Guides | None = None,
 ) -> Result:
     """Renders a photo in the style of one or more paintings; a pure function.
 
@@ -90,6 +92,7 @@ def stylize(
       loss_weights: the coefficients, traced; None is ``objective.DEFAULT_WEIGHTS``.
       key: a ``jax.random`` key for the start image's noise; None is ``jax.random.key(0)``.
       init: ``[h, w, 3]``, a picture to start from instead of what ``config.noise`` says.
+      guides: which painting goes where, and where content counts; None is everywhere.
 
     Returns:
       The picture, the history of every term, the number of evaluations and a status.
@@ -99,7 +102,15 @@ def stylize(
         cannot work; the message names the value, the limit and the remedy.
     """
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
-    arguments.check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
+    arguments.check(
+        params,
+        content,
+        styles,
+        config=config,
+        loss_weights=loss_weights,
+        init=init,
+        guides=guides,
+    )
     key = jax.random.key(0) if key is None else key
     params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
@@ -109,7 +120,7 @@ def stylize(
     history, states = [], []
     for scale, size in enumerate(sizes):
         state, targets = prepare(
-            params, photo, paintings, picture, loss_weights, key, size=size, config=config
+            params, photo, paintings, picture, loss_weights, key, guides, size=size, config=config
         )
         steps = config.steps_at(scale, len(sizes))
         picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
@@ -132,6 +143,7 @@ def iterate(
     loss_weights: LossWeights | None = None,
     key: jax.Array | None = None,
     init: Array | None = None,
+    guides: Guides | None = None,
     every: int = 10,
 ) -> Iterator[Progress]:
     """The run of ``stylize``, handed over every few steps; stop it by leaving the loop.
@@ -144,6 +156,7 @@ def iterate(
       loss_weights: as for ``stylize``.
       key: as for ``stylize``.
       init: as for ``stylize``.
+      guides: as for ``stylize``.
       every: steps between two ``Progress``; the picture does not depend on it.
 
     Yields:
@@ -154,13 +167,21 @@ def iterate(
       ValueError: as ``stylize``, at the call, not at the first use.
     """
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
-    arguments.check(params, content, styles, config=config, loss_weights=loss_weights, init=init)
+    arguments.check(
+        params,
+        content,
+        styles,
+        config=config,
+        loss_weights=loss_weights,
+        init=init,
+        guides=guides,
+    )
     key = jax.random.key(0) if key is None else key
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1")
     photo, paintings, start = colour.prepare(config.colour, content, styles, init)
     colours, config = config.colour, replace(config, colour=None)
-    walked = _pyramid(params, photo, paintings, config, loss_weights, key, start, every)
+    walked = _pyramid(params, photo, paintings, config, loss_weights, key, guides, start, every)
     return (
         progress._replace(image=np.asarray(colour.finish(colours, progress.image, content)))
         for progress in walked
@@ -174,18 +195,27 @@ def _pyramid(
     config: Config,
     loss_weights: LossWeights,
     key: jax.Array,
+    guides: Guides | None,
     picture: Array | None,
     every: int,
 ) -> Iterator[Progress]:
     params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
-    given = (params, content, styles, picture, loss_weights, key)
+    given = (params, content, styles, picture, loss_weights, key, guides)
     with compiling(*given, sizes=sizes, length=every, config=config) as compiled:
         before = 0
         for scale, size in enumerate(sizes):
             wait([compiled[scale]])
             state, targets = prepare(
-                params, content, styles, picture, loss_weights, key, size=size, config=config
+                params,
+                content,
+                styles,
+                picture,
+                loss_weights,
+                key,
+                guides,
+                size=size,
+                config=config,
             )
             steps = config.steps_at(scale, len(sizes))
             for reached in walk(

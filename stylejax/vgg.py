@@ -141,11 +141,17 @@ def minimum_size(layers: Iterable[str]) -> int:
     >>> minimum_size(["relu4_2", "relu5_1"])
     16
     """
-    size = 1
-    for layer in layers:
-        block = block_of(layer)
-        size = max(size, 2**block if layer.startswith("pool") else 2 ** (block - 1))
-    return size
+    return max(map(stride, layers), default=1)
+
+
+def stride(layer: str) -> int:
+    """How many pixels lie between two neighbouring positions of a layer.
+
+    >>> stride("relu4_2"), stride("pool4")
+    (8, 16)
+    """
+    block = block_of(layer)
+    return 2**block if layer.startswith("pool") else 2 ** (block - 1)
 
 
 class Preprocessing(nn.Module):

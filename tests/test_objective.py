@@ -315,7 +315,7 @@ BAD_WEIGHTS = {
     ),
     "no layers": (LossWeights(style_layers={}), ["style_layers", "nothing", "relu1_1"]),
     "too many styles": (LossWeights(styles=(1.0, 1.0, 1.0)), ["styles", "3 numbers", "2 styles"]),
-    "too few styles": (LossWeights(styles=[1.0]), ["styles", "1 numbers", "2 styles"]),
+    "too few styles": (LossWeights(styles=[1.0]), ["styles", "1 number", "2 styles"]),
     "too long an array": (LossWeights(styles=jnp.ones(3)), ["styles", "2 styles"]),
     "a matrix of styles": (LossWeights(styles=jnp.ones((2, 2))), ["styles", "2 styles"]),
     "one number for all styles": (LossWeights(styles=1.0), ["styles", "2 styles"]),

@@ -1,0 +1,208 @@
+"""Where what counts: soft masks over the picture and over the paintings.
+
+Gatys, Ecker, Bethge, Hertzmann and Shechtman, "Controlling Perceptual Factors in Neural Style
+Transfer", 2017, section 4: a region has a Gram matrix of its own, of features weighed by the
+region's mask at their layer. A mask here is the weight of a position in every sum, the square of
+that paper's guidance channel ``T``; what a region is divided by follows from it in ``statistics``.
+
+Not theirs: each region's loss counts by the share of the picture that the region covers, so that
+style pulls at every pixel as strongly as without regions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stylejax import images, vgg
+
+Array = jax.Array | np.ndarray
+
+# How much more than 1 masks may add up to at a pixel: two files of 8 bits, each resized.
+OVERLAP = 0.02
+
+
+class Guides(NamedTuple):
+    """Regions of a picture and of its paintings, and where content counts.
+
+    Attributes:
+      regions: ``[H, W, R]`` in [0, 1], how much each pixel of the picture belongs to each of R
+        regions, of any size; they add up to 1 at most. Where they add up to less, style pulls
+        less, and not at all where they are 0. None is one region, the whole picture.
+      styles: one per painting, ``[h, w, R]`` in [0, 1], of any size: which part of it each region
+        is painted like, by weight; None there is the whole painting for every region. None is that
+        for all paintings.
+      content: ``[H, W]`` in [0, 1], how much each pixel of the photo counts in the content loss;
+        None is 1 everywhere.
+    """
+
+    regions: Array | None = None
+    styles: Sequence[Array | None] | None = None
+    content: Array | None = None
+
+    @property
+    def number(self) -> int:
+        """How many regions there are."""
+        masks = [self.regions, *(self.styles or ())]
+        return next((mask.shape[2] for mask in masks if mask is not None), 1)
+
+
+class Carried(NamedTuple):
+    """The picture's masks at the layers.
+
+    Attributes:
+      style: by style layer ``[h, w, R]``.
+      content: by content layer ``[h, w]``; None counts every position once.
+    """
+
+    style: dict[str, jax.Array]
+    content: dict[str, jax.Array] | None
+
+
+def fitted(
+    guides: Guides, picture: tuple[int, ...], styles: Sequence[tuple[int, ...]], dtype: Any
+) -> Guides:
+    """The same masks at the sizes of a picture and its paintings, none of them left to guess.
+
+    Args:
+      guides: masks of any sizes.
+      picture: its shape ``(H, W, ...)``.
+      styles: the paintings' shapes.
+      dtype: of the result.
+    """
+    size, count = picture[:2], guides.number
+    regions = jnp.ones((*size, count), dtype) if guides.regions is None else guides.regions
+    parts = guides.styles or [None] * len(styles)
+    return Guides(
+        regions=images.resize(regions, *size).astype(dtype),
+        styles=tuple(
+            jnp.ones((*s[:2], count), dtype)
+            if p is None
+            else images.resize(p, s[0], s[1]).astype(dtype)
+            for p, s in zip(parts, styles, strict=True)
+        ),
+        content=None
+        if guides.content is None
+        else images.resize(guides.content, *size).astype(dtype),
+    )
+
+
+def carry(mask: jax.Array, layer: str, shape: tuple[int, ...]) -> jax.Array:
+    """A mask of an image at a layer: what the layer's poolings, were they averages, make of it.
+
+    A position weighs as much as the pixels that were pooled into it. Convolutions see beyond these
+    pixels; eroding masks by what they see would leave small regions without a position.
+
+    Args:
+      mask: ``[H, W, ...]``.
+      layer: its name.
+      shape: ``(h, w, ...)`` of its features, rounded however the poolings round.
+
+    Returns:
+      ``[h, w, ...]``.
+    """
+    side, (height, width) = vgg.stride(layer), shape[:2]
+    mask = mask[: height * side, : width * side]
+    missing = [(0, height * side - mask.shape[0]), (0, width * side - mask.shape[1])]
+    mask = jnp.pad(mask, missing + [(0, 0)] * (mask.ndim - 2), mode="edge")
+    return mask.reshape(height, side, width, side, *mask.shape[2:]).mean(axis=(1, 3))
+
+
+def weigh(features: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Features ``[h, w, c]`` whose squared differences weigh as ``mask`` ``[h, w]`` says."""
+    return features if mask is None else features * jnp.sqrt(mask)[:, :, None]
+
+
+def check(
+    guides: Guides,
+    styles: int,
+    *,
+    size: tuple[int, int],
+    smallest: tuple[int, int],
+    layers: Sequence[str],
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Raises ValueError for masks that cannot work; values are read only where concrete.
+
+    Args:
+      guides: the masks.
+      styles: number of paintings.
+      size: height and width of the picture.
+      smallest: its height and width at the coarsest scale.
+      layers: where style is compared.
+      names: what to call each mask: ``regions`` and ``styles``, one name each; None names the
+        fields.
+    """
+    count = guides.number
+    called = {
+        "regions": [f"guides.regions[..., {r}]" for r in range(count)],
+        "styles": [f"guides.styles[{s}]" for s in range(styles)],
+        "content": ["guides.content"],
+        **(names or {}),
+    }
+    if guides.styles is not None and len(guides.styles) != styles:
+        raise ValueError(
+            f"guides.styles has {len(guides.styles)} masks for {styles} paintings; "
+            "give one each, None for a whole painting"
+        )
+    if guides.regions is not None:
+        _check_mask("guides.regions", guides.regions, 3, count)
+    for name, part in zip(called["styles"], guides.styles or (), strict=False):
+        if part is not None:
+            _check_mask(name, part, 3, count)
+    if guides.content is not None:
+        _check_mask(called["content"][0], guides.content, 2, count)
+    if guides.regions is None or isinstance(guides.regions, jax.core.Tracer):
+        return
+    regions = np.asarray(guides.regions)
+    _check_overlap(regions, called["regions"])
+    for layer in sorted(layers, key=vgg.stride):
+        shape = [max(1, side // vgg.stride(layer)) for side in smallest]
+        for region, name in enumerate(called["regions"]):
+            if not _left(regions[:, :, region], shape):
+                raise ValueError(
+                    f"{name} vanishes at {layer}, which has {shape[1]}x{shape[0]} positions for a "
+                    f"picture of {smallest[1]}x{smallest[0]}: none of them lies in it by a quarter; "
+                    "make the region larger, let the coarsest scale be larger, or leave the layer "
+                    "out"
+                )
+
+
+def _check_mask(name: str, mask: Any, axes: int, count: int) -> None:
+    shape, dtype = getattr(mask, "shape", None), getattr(mask, "dtype", np.object_)
+    wanted = "[height, width]" if axes == 2 else f"[height, width, {count}]"
+    if shape is None or len(shape) != axes or (axes == 3 and shape[2] != count):
+        raise ValueError(f"{name} must be an array {wanted}, got {shape or type(mask)}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} is {dtype}; give floats in [0, 1], e.g. array / 255.0")
+    if isinstance(mask, jax.core.Tracer):
+        return
+    values = np.asarray(mask)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # False for NaN too
+        raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; a mask is in [0, 1]")
+    if high <= 0:
+        raise ValueError(f"{name} is black everywhere; paint white what shall count")
+
+
+def _check_overlap(regions: np.ndarray, names: Sequence[str]) -> None:
+    total = regions.sum(axis=2)
+    place = np.unravel_index(np.argmax(total), total.shape)
+    if total[place] > 1 + OVERLAP:
+        both = np.argsort(regions[place])[:-3:-1]
+        raise ValueError(
+            f"{names[both[1]]} and {names[both[0]]} overlap: at row {place[0]}, column {place[1]} "
+            f"regions add up to {total[place]:.3g}, the limit is 1; darken one there"
+        )
+
+
+def _left(mask: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether some position of a layer lies in a region by a quarter of what its pixels do."""
+    edges = [
+        np.linspace(0, n, k + 1).astype(int)[:-1] for n, k in zip(mask.shape, shape, strict=True)
+    ]
+    sums = np.add.reduceat(np.add.reduceat(mask, edges[0], axis=0), edges[1], axis=1)
+    counts = [np.diff([*e, n]) for e, n in zip(edges, mask.shape, strict=True)]
+    return bool((sums / np.outer(*counts)).max() > mask.max() / 4)
