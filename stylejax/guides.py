@@ -46,7 +46,8 @@ class Guides(NamedTuple):
     def number(self) -> int:
         """How many regions there are."""
         masks = [self.regions, *(self.styles or ())]
-        return next((mask.shape[2] for mask in masks if mask is not None), 1)
+        shapes = [getattr(mask, "shape", ()) for mask in masks if mask is not None]
+        return next((shape[2] for shape in shapes if len(shape) == 3), 1)
 
 
 class Carried(NamedTuple):
@@ -164,9 +165,9 @@ def check(
             if not _left(regions[:, :, region], shape):
                 raise ValueError(
                     f"{name} vanishes at {layer}, which has {shape[1]}x{shape[0]} positions for a "
-                    f"picture of {smallest[1]}x{smallest[0]}: none of them lies in it by a quarter; "
-                    "make the region larger, let the coarsest scale be larger, or leave the layer "
-                    "out"
+                    f"picture of {smallest[1]}x{smallest[0]}: none of them lies in it "
+                    "by a quarter; make the region larger, let the coarsest scale be larger, or "
+                    "leave the layer out"
                 )
 
 

@@ -241,7 +241,7 @@ CORNER = np.zeros((13, 10, 1), np.float32)
 CORNER[0, 9] = 1
 
 BAD = {
-    "overlapping": (Guides(HALF + 0.3 * HALF[::-1]), {}, ["regions", "overlap", "1.3", "limit"]),
+    "overlapping": (Guides(np.clip(HALF + 0.3, 0, 1)), {}, ["regions", "overlap", "1.3", "limit"]),
     "vanishing": (Guides(CORNER), {}, ["vanishes at relu2_1", "5x6 positions", "10x13"]),
     "another number of parts": (Guides(HALF, [None]), {}, ["1 masks for 2 paintings"]),
     "a part of other regions": (
