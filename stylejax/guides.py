@@ -166,7 +166,8 @@ def check(
                 raise ValueError(
                     f"{name} vanishes at {layer}, which has {shape[1]}x{shape[0]} positions for a "
                     f"picture of {smallest[1]}x{smallest[0]}: none of them lies in it "
-                    "by a quarter; make the region larger, let the coarsest scale be larger, or "
+                    "by a quarter; make the region larger, let the "
+                    "coarsest scale (smallest) be larger, or "
                     "leave the layer out"
                 )
 

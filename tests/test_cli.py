@@ -177,6 +177,84 @@ def test_options(run, options):
     assert images.load(output).image.shape == (34, 48, 3)
 
 
+def drawn(folder):
+    """Masks and maps for the photo and the paintings."""
+    left = np.zeros((40, 56, 3))
+    left[:, :28] = 1
+    images.save(folder / "left.png", left)
+    images.save(folder / "large.png", np.kron(left, np.ones((2, 2, 1))))
+    images.save(folder / "white.png", np.ones((40, 56, 3)))
+    colours = np.array([[1.0, 0, 0], [0, 0, 1.0]])
+    images.save(folder / "map.png", colours[left[:, :, 0].astype(int)])
+    images.save(folder / "map48.png", np.repeat(np.kron(colours, np.ones((20, 1)))[None], 48, 0))
+    images.save(folder / "blue.png", np.broadcast_to(colours[1], (36, 36, 3)).copy())
+    corner = np.zeros((40, 56, 3))
+    corner[0, 0] = 1
+    images.save(folder / "corner.png", corner)
+
+
+BOTH = ("painting.png", "other.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "paintings"),
+    [
+        ("--mask left.png --mask rest --region-weights 1,2", BOTH),
+        ("--mask large.png --content-mask left.png", BOTH[:1]),
+        ("--style-mask all --style-mask left.png --style-blend-weights 2,1", BOTH),
+        ("--labels map.png --style-labels map48.png --style-labels blue.png", BOTH),
+        ("--style-blend-weights 1,0/relu5_1:0,1", BOTH),
+    ],
+)
+def test_regions(run, folder, options, paintings):
+    drawn(folder)
+    words = [folder / w if w.endswith(".png") else w for w in options.split()]
+    status, said, output = run(*words, "--record", paintings=paintings)
+    assert status == 0, said
+    assert said.count("large.png is 112x80, the photo 56x40; it is resized") == ("large" in options)
+    written = json.loads(output.with_suffix(".json").read_text())
+    files = {Path(w).name for w in options.split() if w.endswith(".png")}
+    assert files <= {item["file"] for item in written["inputs"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--mask left.png", "--mask is given 1 times for 2 paintings"),
+        ("--mask left.png --mask white.png", "left.png and --mask"),
+        ("--mask rest --mask rest", "--mask rest is given twice"),
+        ("--mask alpha --mask rest", "--mask alpha: the photo has no transparency"),
+        ("--mask corner.png --mask rest", "corner.png vanishes at relu3_1, which has 8x5"),
+        ("--mask left.png --mask nowhere.png", "nowhere.png"),
+        ("--mask left.png --mask rest --region-weights 1", "1 numbers for 2 regions (--mask"),
+        ("--mask left.png --mask rest --style-blend-weights 1,1", "each has its own painting"),
+        ("--region-weights 1,2", "--region-weights works with --mask or --labels only"),
+        ("--style-labels map.png", "--style-labels belongs to --labels"),
+        ("--labels map.png --mask rest", "--labels works without --mask"),
+        ("--labels map.png --style-labels map48.png", "once for each of 2 paintings"),
+        (
+            "--labels map.png --style-labels blue.png --style-labels blue.png",
+            "the colour #ff0000 of --labels",
+        ),
+        ("--style-blend-weights 1,0/relu5_2:0,1", "--style-blend-weights relu5_2 is no style"),
+        ("--style-blend-weights 1,0/relu5_1:1", "relu5_1:1 has 1 numbers for 2 paintings"),
+    ],
+)
+def test_wrong_regions_get_one_line(run, folder, options, message):
+    drawn(folder)
+    words = [folder / w if w.endswith(".png") else w for w in options.split()]
+    status, said, output = run(*words, paintings=BOTH)
+    assert status == 2 and said.count("\n") == 1 and said.startswith("error: ")
+    assert message in said.replace(f"{folder}/", "") and not output.exists()
+
+
+def test_masks_are_inputs_that_are_not_written_over(folder, capsys):
+    drawn(folder)
+    mask = str(folder / "left.png")
+    argv = [str(folder / "photo.png"), str(folder / "painting.png"), "--mask", mask, "-o", mask]
+    assert cli.main(argv) == 2 and "is one of the inputs" in capsys.readouterr().err
+
+
 def test_init_file_and_blend(run, folder):
     options = ("--init", folder / "other.png", "--style-blend-weights", "2,1")
     status, said, _ = run(*options, paintings=("painting.png", "other.png"))

@@ -88,15 +88,15 @@ def test_colours_are_regions():
 
 def test_edges_that_a_drawing_program_softened():
     picture = np.full((100, 100, 3), RED, np.uint8)
-    picture[:, 20:] = BLUE
-    picture[::4, 20] = (127, 0, 127)
-    picture[1::4, 20] = (100, 0, 155)
+    picture[:, 60:] = BLUE
+    picture[::4, 60] = (127, 0, 127)
+    picture[1::4, 60] = (100, 0, 155)
     colours = palette(picture, "map")
     assert colours.tolist() == [list(RED), list(BLUE)]
     found = split(picture, colours)
     assert_array_equal(found.sum(axis=2), np.ones((100, 100)))
-    assert_array_equal(found[:, 19, 0], np.ones(100))
-    assert_array_equal(found[1::4, 20, 1], np.ones(25))
+    assert_array_equal(found[:, 59, 0], np.ones(100))
+    assert_array_equal(found[1::4, 60, 1], np.ones(25))
 
 
 def test_what_cannot_be_meant(rng):
