@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import images, vgg
+from stylejax import vgg
 
 Array = jax.Array | np.ndarray
 
@@ -46,7 +46,9 @@ class Guides(NamedTuple):
     def number(self) -> int:
         """How many regions there are."""
         masks = [self.regions, *(self.styles or ())]
-        shapes = [getattr(mask, "shape", ()) for mask in masks if mask is not None]
+        shapes: list[tuple[int, ...]] = [
+            getattr(mask, "shape", ()) for mask in masks if mask is not None
+        ]
         return next((shape[2] for shape in shapes if len(shape) == 3), 1)
 
 
@@ -60,6 +62,15 @@ class Carried(NamedTuple):
 
     style: dict[str, jax.Array]
     content: dict[str, jax.Array] | None
+
+
+def resize(mask: Array, height: int, width: int) -> jax.Array:
+    """A mask ``[H, W, ...]`` at another size.
+
+    By averages over triangles, which overshoot nowhere, so that masks that add up to 1 still do.
+    """
+    mask = jnp.asarray(mask)
+    return jax.image.resize(mask, (height, width, *mask.shape[2:]), "linear", antialias=True)
 
 
 def fitted(
@@ -77,16 +88,12 @@ def fitted(
     regions = jnp.ones((*size, count), dtype) if guides.regions is None else guides.regions
     parts = guides.styles or [None] * len(styles)
     return Guides(
-        regions=images.resize(regions, *size).astype(dtype),
+        regions=resize(regions, *size).astype(dtype),
         styles=tuple(
-            jnp.ones((*s[:2], count), dtype)
-            if p is None
-            else images.resize(p, s[0], s[1]).astype(dtype)
+            jnp.ones((*s[:2], count), dtype) if p is None else resize(p, s[0], s[1]).astype(dtype)
             for p, s in zip(parts, styles, strict=True)
         ),
-        content=None
-        if guides.content is None
-        else images.resize(guides.content, *size).astype(dtype),
+        content=None if guides.content is None else resize(guides.content, *size).astype(dtype),
     )
 
 

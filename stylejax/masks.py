@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stylejax import images
-from stylejax.guides import Guides
+from stylejax.guides import Guides, resize
 
 # A colour of a map that covers less than this share of it is the edge between two regions.
 LEAST = 0.004
@@ -154,7 +154,7 @@ def by_colour(
             )
     parts = [np.where(p.sum((0, 1)) > 0, p, 1).astype(np.float32) for p in parts]
     return Marked(
-        Guides(np.asarray(images.resize(regions, *photo.size)), tuple(parts)),
+        Guides(np.asarray(resize(regions, *photo.size)), tuple(parts)),
         tuple(map(tuple, shares.tolist())),
         {
             "regions": [f"the colour {_hex(c)} of --labels {labels}" for c in colours],
@@ -207,7 +207,7 @@ def _over(photo: Photo, mask: str, option: str, notes: list[str]) -> np.ndarray:
         return photo.alpha
     found = read(Path(mask))
     _note(notes, f"{option} {mask}", found.shape, photo.file_size, "the photo")
-    return np.asarray(images.resize(found, *photo.size))
+    return np.asarray(resize(found, *photo.size))
 
 
 def _beside(painting: tuple[int, int], mask: str, notes: list[str]) -> np.ndarray:

@@ -86,6 +86,16 @@ def test_colours_are_regions():
     assert found.names["regions"][1] == "the colour #0000ff of --labels map.png"
 
 
+def test_sizes_that_do_not_divide_add_up_to_one():
+    """However sharp the borders: a kernel that overshoots would make regions overlap."""
+    rows = [[RED, GREEN, RED, BLUE, BLUE, GREEN, RED], [BLUE, RED, GREEN, RED, BLUE, RED, RED]]
+    coloured("map.png", np.kron(rows, np.ones((3, 3, 1))))
+    photo = PHOTO._replace(size=(5, 16))
+    found = by_colour("map.png", ["map.png"], photo, [(6, 21)])
+    assert_allclose(found.guides.regions.sum(axis=2), 1, atol=1e-6)
+    assert found.guides.regions.min() >= 0
+
+
 def test_edges_that_a_drawing_program_softened():
     picture = np.full((100, 100, 3), RED, np.uint8)
     picture[:, 60:] = BLUE
