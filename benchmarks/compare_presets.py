@@ -1,0 +1,168 @@
+"""Which preset makes the best picture in the same time? One sheet and one row of numbers a pair.
+
+python benchmarks/compare_presets.py --photos FOLDER --paintings FOLDER --keep FOLDER
+    [--size 512] [--presets default,gatys2015,...] [--statistics gram,wasserstein,...]
+
+Every preset gets the same work, counted in evaluations times pixels, as the first one takes with
+its own settings: the steps of all its scales are multiplied by one factor. ``style`` is the
+squared Wasserstein distance at relu1_1, relu2_1, ..., relu5_1, relative to the painting's variance,
+its mean over layers; ``content`` the relative squared error at relu4_2; both on the original
+VGG-19 with repeated borders. ``grain`` is the mean square of what a 3x3 mean takes away.
+"""
+
+import argparse
+import csv
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from slim import grain, listed, load
+
+from stylejax import images, options, weights
+from stylejax.config import Config
+from stylejax.objective import LossWeights, evaluate, make_targets
+from stylejax.presets import PRESETS, Preset, prepare
+from stylejax.scale import style_size
+from stylejax.sheet import sheet
+from stylejax.statistics import RELATIVE_WASSERSTEIN
+from stylejax.transfer import iterate
+
+JUDGE = Config(style_statistic=RELATIVE_WASSERSTEIN)
+
+
+class Score(NamedTuple):
+    """How far a picture is from its painting's style and its photo's content."""
+
+    style: float
+    content: float
+    grain: float
+
+
+def work(config: Config, size: tuple[int, int]) -> float:
+    """Evaluations times pixels that the steps of a run take, one evaluation a step."""
+    sizes = config.sizes(*size)
+    return sum(h * w * config.steps_at(i, len(sizes)) for i, (h, w) in enumerate(sizes))
+
+
+def with_work(config: Config, size: tuple[int, int], wanted: float) -> Config:
+    """The same run with its steps multiplied so that it takes as much work as is wanted."""
+    factor = wanted / work(config, size)
+
+    def times(steps: Any) -> Any:
+        if isinstance(steps, tuple):
+            return tuple(map(times, steps))
+        return None if steps is None else max(1, round(steps * factor))
+
+    names = [f.name for f in dataclasses.fields(config) if "steps" in f.name]
+    return dataclasses.replace(config, **{name: times(getattr(config, name)) for name in names})
+
+
+def judge(params: Any, photo: np.ndarray, painting: np.ndarray) -> Any:
+    """The scores of a picture, as a function of it."""
+    style = load_at(painting, style_size(painting.shape, photo.shape[:2], JUDGE))
+    given = LossWeights(content=1.0, style=1.0)
+    targets = jax.jit(partial(make_targets, config=JUDGE))(params, photo, [style], given)
+    terms = jax.jit(lambda image: evaluate(image, params, targets, given, JUDGE)[1])
+
+    def score(image: np.ndarray) -> Score:
+        found = terms(np.clip(image, 0, 1))
+        style, content = (float(sum(t.values())) for t in (found.style, found.content))
+        return Score(style, content, grain(np.clip(image, 0, 1)))
+
+    return score
+
+
+def load_at(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image at a size."""
+    return np.asarray(images.resize(image, *size))
+
+
+def render(params: Any, preset: Preset, photo: np.ndarray, painting: np.ndarray) -> Any:
+    """The picture, its evaluations and the seconds it took."""
+    began = time.perf_counter()
+    for progress in iterate(
+        params,
+        photo,
+        [painting],
+        config=preset.config,
+        loss_weights=preset.loss_weights,
+        key=jax.random.key(0),
+    ):
+        last = progress
+    return last.image, last.evaluations, time.perf_counter() - began
+
+
+def candidates(names: Sequence[str], statistics: Sequence[str]) -> dict[str, Preset]:
+    """The presets, and the first one with other statistics."""
+    found = {name: PRESETS[name] for name in names}
+    first = PRESETS[names[0]]
+    for name in statistics:
+        config = dataclasses.replace(first.config, style_statistic=options.STATISTICS[name])
+        found[f"{names[0]}, {name}"] = first._replace(config=config)
+    return found
+
+
+def said(row: dict[str, Any]) -> str:
+    """A row of numbers as text."""
+    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", type=Path, nargs="+", required=True)
+    parser.add_argument("--paintings", type=Path, nargs="+", required=True)
+    parser.add_argument("--keep", type=Path, required=True, help="folder for sheets and numbers")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--presets", default="default,gatys2015,neural-style-pt,crowsonkb")
+    parser.add_argument("--statistics", default="", help="of the first preset, to try besides")
+    parser.add_argument("--weights", type=Path, help="VGG-19; found if not given")
+    given = parser.parse_args(argv)
+    given.keep.mkdir(parents=True, exist_ok=True)
+    loaded = weights.load(weights.resolve(given.weights))
+    tried = candidates(given.presets.split(","), [s for s in given.statistics.split(",") if s])
+    networks = {name: prepare(preset, loaded) for name, preset in tried.items()}
+    pairs = islice(product(listed(given.photos), listed(given.paintings)), given.pairs)
+    rows: list[dict[str, Any]] = []
+    for photo_file, painting_file in pairs:
+        photo, painting = load(photo_file, given.size), load(painting_file, given.size)
+        size = (photo.shape[0], photo.shape[1])
+        score = judge(loaded, photo, painting)
+        wanted = work(next(iter(tried.values())).config, size)
+        pictures, labels, pair = [photo, painting], ["photo", "painting"], []
+        for name, preset in tried.items():
+            same = preset._replace(config=with_work(preset.config, size, wanted))
+            image, evaluations, seconds = render(networks[name], same, photo, painting)
+            row = {
+                "pair": f"{photo_file.stem}-{painting_file.stem}",
+                "preset": name,
+                **score(image)._asdict(),
+                "evaluations": evaluations,
+                "seconds": round(seconds, 1),
+            }
+            print(said(row), flush=True)
+            pair.append(row)
+            pictures.append(np.clip(image, 0, 1))
+            labels.append(f"{name}: style {row['style']:.3f}, content {row['content']:.3f}")
+        rows += pair
+        images.save(given.keep / f"{rows[-1]['pair']}.png", sheet([pictures], columns=labels))
+        with open(given.keep / "numbers.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    for name in tried:
+        own = [row for row in rows if row["preset"] == name]
+        columns = ("style", "content", "grain", "seconds")
+        print(name, said({c: float(np.median([row[c] for row in own])) for c in columns}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
