@@ -105,8 +105,8 @@ def command(
         str | None,
         _option(
             "--init",
-            "Where to start: content (the photo), noise, mix:R (R parts noise, 1-R photo) or "
-            "a picture's file.",
+            "Where to start: content (the photo), noise, grey, mix:R (R parts noise, 1-R photo) "
+            "or a picture's file.",
             "content",
         ),
     ] = None,
@@ -141,6 +141,16 @@ def command(
             _W.tv,
             panel=_CONTENT,
             parser=_number,
+        ),
+    ] = None,
+    tv_form: Annotated[
+        str | None,
+        _option(
+            "--tv-form",
+            "What that weighs: squares (a mean, the same at every size), or a form of other "
+            "programs: absolute, cropped, power (sums), nine-point (a mean).",
+            "squares",
+            panel=_CONTENT,
         ),
     ] = None,
     style_blend_weights: Annotated[
@@ -194,8 +204,27 @@ def command(
             metavar="NAMES",
         ),
     ] = None,
+    dream_layers: Annotated[
+        str | None,
+        _option(
+            "--dream-layers",
+            "Layers whose activations are rewarded, whatever they see: relu4_1,relu5_1.",
+            panel=_CONTENT,
+            metavar="LAYERS",
+        ),
+    ] = None,
+    dream_weight: Annotated[
+        float | None,
+        _option(
+            "--dream-weight",
+            "How much, with --dream-layers.",
+            options.DREAM_WEIGHT,
+            panel=_CONTENT,
+            parser=_number,
+        ),
+    ] = None,
     pooling: Annotated[
-        str | None, _option("--pooling", "avg or max.", "avg", panel=_CONTENT)
+        str | None, _option("--pooling", ", ".join(options.POOLS) + ".", "avg", panel=_CONTENT)
     ] = None,
     padding: Annotated[
         str | None,
@@ -276,6 +305,16 @@ def command(
         str | None,
         _option("--optimizer", ", ".join(options.OPTIMIZERS) + ".", "lbfgs", panel=_OPTIMISATION),
     ] = None,
+    normalise_gradients: Annotated[
+        bool,
+        typer.Option(
+            "--normalise-gradients",
+            "--normalize-gradients",
+            help="Each layer's gradient gets the same length, times its weight; not with a line "
+            "search.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = False,
     memory: Annotated[
         int | None,
         _option(

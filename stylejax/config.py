@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import jax
 
 from stylejax import layers, losses, vgg
-from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
+from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
@@ -31,7 +31,12 @@ class Config:
       content_loss: ``(features, target) -> scalar``.
       style_statistic: what a style is, a ``statistics.Statistic``; or one for each of
         ``style_layers``, a tuple of pairs ``(layer, statistic)``.
-      pool: ``layers.average_pool`` or ``layers.max_pool``.
+      total_variation: ``image -> scalar``, a form of ``losses``.
+      normalise_gradients: each term's gradient at its layer gets an L1 norm of one before it goes
+        down the network, see ``losses.with_unit_gradient``; not with a line search.
+      dream_layers: where activations are rewarded, see ``losses.dream_loss``; for a weight that is
+        not 0.
+      pool: a pooling of ``layers``, such as ``average_pool`` or ``max_pool``.
       padding: ``"zero"`` (the paper's), ``"replicate"`` (at the first convolution) or
         ``"replicate-all"``, which spares the picture a frame of coloured lines along its border.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
@@ -46,7 +51,8 @@ class Config:
       smallest: long side in pixels of the coarsest scale, where ``scales`` is None.
       style_scale: long side of the paintings relative to the picture's; a painting is never
         enlarged.
-      noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
+      noise: share of noise in the start image; 0 starts from the photo, 1 from noise.
+      blank: what that noise is: None is white noise, a ``canvas.Blank`` a colour with some grain.
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
     """
 
@@ -54,6 +60,9 @@ class Config:
     style_layers: tuple[str, ...] = STYLE_LAYERS
     content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
     style_statistic: Statistic | tuple[tuple[str, Statistic], ...] = RELATIVE_GRAM
+    total_variation: Callable[[jax.Array], jax.Array] = losses.total_variation
+    normalise_gradients: bool = False
+    dream_layers: tuple[str, ...] = ()
     pool: vgg.Pool = layers.average_pool
     padding: vgg.Padding = "replicate-all"
     precision: Precision = "highest"
@@ -65,6 +74,7 @@ class Config:
     smallest: int = 128
     style_scale: float = 1.0
     noise: float = 0.0
+    blank: Blank | None = None
     colour: Colour | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +95,7 @@ class Config:
             value, possible = getattr(self, name), get_args(words)
             if value not in possible:
                 raise ValueError(f"{name} is {value!r}; choose {' or '.join(possible)}")
-        for name in ("content_layers", "style_layers"):
+        for name in ("content_layers", "style_layers", "dream_layers"):
             value = getattr(self, name)
             if not isinstance(value, tuple):
                 raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
@@ -94,8 +104,14 @@ class Config:
         self._check_statistics()
         if isinstance(self.optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
             raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
-        if not (self.content_layers or self.style_layers):
+        if not (self.content_layers or self.style_layers or self.dream_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+        searches = isinstance(self.optimizer, Lbfgs | JaxoptLbfgs | JaxoptLbfgsb)
+        if self.normalise_gradients and searches and getattr(self.optimizer, "line_search", True):
+            raise ValueError(
+                "normalise_gradients needs an optimizer without a line search, because its "
+                "gradient is not the loss's: take Adam, or L-BFGS with full steps"
+            )
 
     def _check_statistics(self) -> None:
         given = self.style_statistic
@@ -138,7 +154,7 @@ class Config:
     @property
     def layers(self) -> tuple[str, ...]:
         """Every layer that is looked at, each once."""
-        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers + self.dream_layers))
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Heights and widths from the coarsest scale to ``(height, width)`` itself.

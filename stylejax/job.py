@@ -161,6 +161,7 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     found = weights.choose(
         options.choice("--network", given["network"], weights.NETWORKS),
         given["weights_file"],
+        wanted=preset.network,
         offline=given["offline"],
         progressbar=not given["quiet"],
     )

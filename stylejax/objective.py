@@ -1,10 +1,11 @@
 """The objective: what the picture is pulled towards, and how far it still is.
 
-``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV`` (eq. 7 with alpha =
-``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``).
+``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV + dream * mean_l D_l``
+(eq. 7 with alpha = ``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from stylejax import losses, vgg
 from stylejax.config import Config
+from stylejax.statistics import Statistic
 
 Number = float | jax.Array
 
@@ -27,6 +29,8 @@ class LossWeights(NamedTuple):
       style_layers: the paper's ``w_l`` by name; None gives each the same share of 1.
       styles: ``[number of styles]``, how much of each painting; shares of their sum; None blends
         equally.
+      dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
+        have.
     """
 
     content: Number = 1.0
@@ -35,6 +39,7 @@ class LossWeights(NamedTuple):
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None
     styles: Sequence[Number] | jax.Array | None = None
+    dream: Number = 0.0
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -43,10 +48,17 @@ DEFAULT_WEIGHTS = LossWeights(content=1.0, style=20.0, tv=0.5)
 
 
 class Targets(NamedTuple):
-    """What the picture is compared with: features by content layer, a statistic by style layer."""
+    """What the picture is compared with.
+
+    Attributes:
+      content: features by content layer.
+      style: a statistic's target by style layer.
+      dream: ``losses.activity`` of the photo by dream layer.
+    """
 
     content: dict[str, jax.Array]
     style: dict[str, Any]
+    dream: dict[str, jax.Array]
 
 
 class LossTerms(NamedTuple):
@@ -57,12 +69,14 @@ class LossTerms(NamedTuple):
       content: by content layer, ``content * c_l * L_content,l``.
       style: by style layer, ``style * w_l * E_l``.
       tv: ``tv * TV``.
+      dream: by dream layer, ``dream * D_l`` over their number.
     """
 
     total: jax.Array
     content: dict[str, jax.Array]
     style: dict[str, jax.Array]
     tv: jax.Array
+    dream: dict[str, jax.Array]
 
 
 def network_features(
@@ -101,14 +115,19 @@ def make_targets(
       loss_weights: only ``styles`` is read.
       config: layers, statistics and network options.
     """
-    seen = network_features(params, content, config.content_layers, config)
+    looked_at = dict.fromkeys(config.content_layers + config.dream_layers)
+    seen = network_features(params, content, tuple(looked_at), config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
     shares = style_shares(loss_weights.styles, len(styles), content.dtype)
     blended = {
         layer: statistic.blend([statistic.accumulate(p[layer]) for p in painted], shares)
         for layer, statistic in config.statistics.items()
     }
-    return Targets(content=seen, style=blended)
+    return Targets(
+        content={layer: seen[layer] for layer in config.content_layers},
+        style=blended,
+        dream={layer: losses.activity(seen[layer]) for layer in config.dream_layers},
+    )
 
 
 def _layer_weights(
@@ -139,18 +158,29 @@ def evaluate(
     features = network_features(params, image, config.layers, config)
     content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
+    compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
     content = {
         layer: loss_weights.content
         * content_weights[layer]
-        * config.content_loss(features[layer], targets.content[layer])
+        * compare(config.content_loss, features[layer], targets.content[layer])
         for layer in config.content_layers
     }
     style = {
         layer: loss_weights.style
         * style_weights[layer]
-        * statistic.distance(statistic.accumulate(features[layer]), targets.style[layer])
+        * compare(partial(_style_loss, statistic), features[layer], targets.style[layer])
         for layer, statistic in config.statistics.items()
     }
-    tv = loss_weights.tv * losses.total_variation(image)
-    total = sum(content.values()) + sum(style.values()) + tv
-    return total, LossTerms(total=total, content=content, style=style, tv=tv)
+    dream = {
+        layer: loss_weights.dream
+        / len(config.dream_layers)
+        * compare(losses.dream_loss, features[layer], targets.dream[layer])
+        for layer in config.dream_layers
+    }
+    tv = loss_weights.tv * config.total_variation(image)
+    total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values())
+    return total, LossTerms(total=total, content=content, style=style, tv=tv, dream=dream)
+
+
+def _style_loss(statistic: Statistic, features: jax.Array, target: Any) -> jax.Array:
+    return statistic.distance(statistic.accumulate(features), target)

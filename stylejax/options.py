@@ -6,11 +6,12 @@ option.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from stylejax import colour, layers, statistics, vgg
+from stylejax import colour, layers, losses, statistics, vgg
+from stylejax.canvas import PIXELS, Blank
 from stylejax.config import Config, Precision
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.presets import PRESETS, Preset
@@ -22,7 +23,20 @@ OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
     "jaxopt-lbfgs": JaxoptLbfgs,
     "jaxopt-lbfgsb": JaxoptLbfgsb,
 }
-POOLS = {"avg": layers.average_pool, "max": layers.max_pool}
+POOLS = {
+    "avg": layers.average_pool,
+    "max": layers.max_pool,
+    "max-ceil": layers.max_pool_ceil,
+    "avg-doubled": layers.average_pool_doubled,
+    "l2": layers.l2_pool,
+}
+VARIATIONS = {
+    "squares": losses.total_variation,
+    "absolute": losses.absolute_variation,
+    "cropped": losses.cropped_variation,
+    "power": losses.power_variation,
+    "nine-point": losses.nine_point_variation,
+}
 COLOURS = {
     "cholesky": colour.CHOLESKY,
     "pca": colour.PCA,
@@ -42,6 +56,8 @@ STATISTICS = {
     "patches": statistics.RELATIVE_PATCHES,
 }
 SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
+# Beside the default preset's weights; looked at from 2, hardly seen, to 50.
+DREAM_WEIGHT = 10.0
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
 
@@ -82,6 +98,22 @@ def weighted_layers(option: str, text: str) -> tuple[tuple[str, ...], dict[str, 
     return tuple(weights), weights if ":" in text else None
 
 
+def preset_weights(names: tuple[str, ...], own: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Weights of layers that were named without any, where a preset has weights of its own.
+
+    A layer weighs as much as the preset's in the same block, or as their mean where there is none.
+    None, for equal shares of one, where the preset has none either.
+
+    >>> preset_weights(("relu1_2", "relu4_1"), {"relu1_1": 3.0, "relu2_1": 1.0})
+    {'relu1_2': 3.0, 'relu4_1': 2.0}
+    """
+    if own is None:
+        return None
+    by_block = {vgg.block_of(layer): weight for layer, weight in own.items()}
+    mean = sum(own.values()) / len(own)
+    return {name: own.get(name, by_block.get(vgg.block_of(name), mean)) for name in names}
+
+
 def blend_weights(option: str, text: str, styles: int) -> tuple[float, ...]:
     """``2,1`` as numbers, one per painting."""
     numbers = tuple(number(option, part.strip()) for part in text.split(","))
@@ -102,13 +134,13 @@ class Start(NamedTuple):
 
 
 def start(option: str, text: str) -> Start:
-    """``content``, ``noise``, ``mix:R`` or a file.
+    """``content``, ``noise``, ``grey``, ``mix:R`` or a file.
 
     >>> start("--init", "mix:0.25")
     Start(noise=0.25, file=None)
     """
-    if text in ("content", "noise"):
-        return Start(float(text == "noise"), None)
+    if text in ("content", "noise", "grey"):
+        return Start(float(text != "content"), None)
     if text.startswith("mix:"):
         share = number(option, text.removeprefix("mix:"))
         if share > 1:
@@ -116,7 +148,8 @@ def start(option: str, text: str) -> Start:
         return Start(share, None)
     if not Path(text).is_file():
         raise ValueError(
-            f"{option} {text!r} is no file; give content, noise, mix:R (R from 0 to 1) or a picture"
+            f"{option} {text!r} is no file; give content, noise, grey, mix:R (R from 0 to 1) or a "
+            "picture"
         )
     return Start(0.0, Path(text))
 
@@ -144,6 +177,23 @@ def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
         if setting != "average" and not value > 0:
             raise ValueError(f"{flag} {value:g} must be more than 0")
     return dataclasses.replace(made, **settings)  # type: ignore[type-var]
+
+
+def dream(given: dict[str, Any]) -> tuple[tuple[str, ...], float] | None:
+    """What ``--dream-layers`` and ``--dream-weight`` ask for; None where both are silent.
+
+    Args:
+      given: ``dream_layers`` and ``dream_weight``; None where the command line is silent.
+    """
+    if given["dream_layers"] is None:
+        if given["dream_weight"] is not None:
+            raise ValueError("--dream-weight works with --dream-layers only")
+        return None
+    names, weights = weighted_layers("--dream-layers", given["dream_layers"])
+    if weights is not None:
+        raise ValueError("--dream-layers takes names only; --dream-weight is for all of them")
+    weight = given["dream_weight"]
+    return names, DREAM_WEIGHT if weight is None else number("--dream-weight", str(weight))
 
 
 def colours(given: dict[str, Any]) -> colour.Colour | None:
@@ -234,6 +284,8 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     """
     preset = PRESETS[choice("--preset", given["preset"], [*PRESETS])]
     config: dict[str, Any] = {"optimizer": optimizer(given, preset.config.optimizer)}
+    if type(config["optimizer"]) is not type(preset.config.optimizer) and preset.white:
+        config["canvas"] = PIXELS  # another program's unit of length belongs to its own optimizer
     loss_weights: dict[str, Any] = {}
     for name in ("steps", "coarse_steps", "scales", "smallest", "style_scale"):
         if given[name] is not None:
@@ -246,7 +298,9 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     for name in ("content_layers", "style_layers"):
         if given[name] is not None:
             option = "--" + name.replace("_", "-")
-            config[name], loss_weights[name] = weighted_layers(option, given[name])
+            config[name], weights = weighted_layers(option, given[name])
+            own = getattr(preset.loss_weights, name)
+            loss_weights[name] = weights or preset_weights(config[name], own)
     if given["style_statistic"] is not None:
         config["style_statistic"] = style_statistic(
             "--style-statistic",
@@ -261,11 +315,21 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         loss_weights["styles"] = blend_weights(
             "--style-blend-weights", given["style_blend_weights"], styles
         )
+    if given["tv_form"] is not None:
+        form = choice("--tv-form", given["tv_form"], [*VARIATIONS])
+        config["total_variation"] = VARIATIONS[form]
+    if given["normalise_gradients"]:
+        config["normalise_gradients"] = True
+    dreamt = dream(given)
+    if dreamt is not None:
+        config["dream_layers"], loss_weights["dream"] = dreamt
     if (asked := colours(given)) is not None:
         config["colour"] = asked
     file = None
     if given["init"] is not None:
         config["noise"], file = start("--init", given["init"])
+        if given["init"] == "grey":
+            config["blank"] = preset.config.blank or Blank()
     return preset._replace(
         config=_replace(preset.config, config),
         loss_weights=preset.loss_weights._replace(**loss_weights),

@@ -108,7 +108,7 @@ def prepare(
     resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
     targets = make_targets(params, content, resized, loss_weights, config)
     if picture is None:
-        picture = canvas.start_image(content, config.noise, key)
+        picture = canvas.start_image(content, config.noise, key, blank=config.blank)
     z = config.held.encode(images.resize(picture, *size))
     fun = partial(_objective, config=config)
     return config.optimizer.init(fun, z, params, targets, loss_weights), targets

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from stylejax import layers, losses, statistics, vgg
+from stylejax.canvas import Blank
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
@@ -17,6 +18,9 @@ OTHER = {
     "style_layers": ("relu1_1",),
     "content_loss": losses.content_loss,
     "style_statistic": (("relu1_1", statistics.SLICED),),
+    "total_variation": losses.absolute_variation,
+    "normalise_gradients": True,
+    "dream_layers": ("relu2_1",),
     "pool": layers.max_pool,
     "padding": "zero",
     "precision": "default",
@@ -28,6 +32,7 @@ OTHER = {
     "smallest": 77,
     "style_scale": 0.5,
     "noise": 0.25,
+    "blank": Blank((0.1, 0.2, 0.3)),
     "colour": Colour(CHROMA),
 }
 
@@ -47,6 +52,9 @@ def test_every_field_counts(field):
     other = {field: OTHER[field]}
     if field == "style_statistic":
         other["style_statistic"] = statistics.SLICED  # OTHER's is for OTHER's layers
+    if field == "normalise_gradients":  # not with the default optimizer
+        assert Config(**OTHER) != Config(**{**OTHER, field: False})
+        return
     assert Config(**other) != Config()
 
 
@@ -115,6 +123,18 @@ REFUSED = {
             "style_statistic": (("relu1_1", statistics.GRAM), ("relu1_1", statistics.PATCHES)),
         },
         ["style_statistic names relu1_1, relu1_1", "once"],
+    ),
+    "a dream's layer twice": (
+        {"dream_layers": ("relu1_1", "relu1_1")},
+        ["dream_layers", "each layer once"],
+    ),
+    "normalised gradients for a line search": (
+        {"normalise_gradients": True},
+        ["normalise_gradients", "line search", "Adam"],
+    ),
+    "and for jaxopt's": (
+        {"normalise_gradients": True, "optimizer": JaxoptLbfgs()},
+        ["normalise_gradients", "line search", "Adam"],
     ),
     "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),
     # Lists cannot be hashed: without a word here the run would end in JAX's own.

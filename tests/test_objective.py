@@ -375,6 +375,9 @@ def test_check_loss_weights_reads_no_traced_values():
 def test_float32_gradient_of_the_real_network(shared, real_params, preset):
     """Float32 throughout gives the gradient that float64 gives."""
     config, loss_weights = PRESETS[preset].config, PRESETS[preset].loss_weights
+    # Maximum pooling switches where two numbers are within rounding, and the gradient jumps; what
+    # is measured here is rounding.
+    config = dataclasses.replace(config, pool=layers.average_pool)
     params = presets.prepare(PRESETS[preset], real_params)
     photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image
     painting = images.load(shared / "images" / "style" / "starry_night.jpg").image
