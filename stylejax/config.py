@@ -13,7 +13,7 @@ import jax
 from stylejax import layers, losses, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
 from stylejax.colour import Colour
-from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 Precision = Literal["highest", "high", "default"]
@@ -48,6 +48,8 @@ class Config:
         enlarged.
       noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
+      carry: whether the optimizer goes on at the next scale with what it has learnt at the last,
+        see ``Adam.carry``; L-BFGS remembers one size only.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
@@ -66,6 +68,7 @@ class Config:
     style_scale: float = 1.0
     noise: float = 0.0
     colour: Colour | None = None
+    carry: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -92,10 +95,20 @@ class Config:
             if len(set(value)) < len(value):
                 raise ValueError(f"{name} is {value!r}; name each layer once")
         self._check_statistics()
-        if isinstance(self.optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
-            raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
+        self._check_optimizer()
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    def _check_optimizer(self) -> None:
+        optimizer = self.optimizer
+        if isinstance(optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
+            raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
+        if isinstance(optimizer, Adam) and optimizer.clamp and self.canvas not in (None, PIXELS):
+            raise ValueError("canvas: Adam's clamp is for pixels in [0, 1]; take PIXELS")
+        if self.carry and not hasattr(optimizer, "carry"):
+            raise ValueError(
+                f"carry takes Adam: what {type(optimizer).__name__} remembers belongs to one size"
+            )
 
     def _check_statistics(self) -> None:
         given = self.style_statistic

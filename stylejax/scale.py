@@ -7,7 +7,7 @@ device, and holds the one place where the objective is compiled; ``picture`` sho
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from stylejax import canvas, images, vgg
 from stylejax.config import Config
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
-from stylejax.optimizers import State, Status
+from stylejax.optimizers import Adam, State, Status
 
 Array = jax.Array | np.ndarray
 
@@ -45,6 +45,7 @@ class Stretch(NamedTuple):
       rows: of the steps of the stretch, or the one of the start, which no step has made.
       evaluations: at this scale so far.
       status: of the run at this scale.
+      state: on the device; it is used up when the walk goes on.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Stretch(NamedTuple):
     rows: History
     evaluations: int
     status: Status
+    state: State
 
 
 def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
@@ -89,6 +91,7 @@ def prepare(
     loss_weights: LossWeights,
     key: jax.Array,
     *,
+    carried: State | None = None,
     size: tuple[int, int],
     config: Config,
 ) -> tuple[State, Targets]:
@@ -101,6 +104,7 @@ def prepare(
       picture: where to go on from, of any size; None makes the start image.
       loss_weights: the coefficients.
       key: seeds the start image's noise.
+      carried: the end of the scale before, if the optimizer shall go on from it.
       size: height and width of this scale.
       config: everything static.
     """
@@ -111,7 +115,10 @@ def prepare(
         picture = canvas.start_image(content, config.noise, key)
     z = config.held.encode(images.resize(picture, *size))
     fun = partial(_objective, config=config)
-    return config.optimizer.init(fun, z, params, targets, loss_weights), targets
+    state = config.optimizer.init(fun, z, params, targets, loss_weights)
+    if carried is not None:
+        state = cast(Adam, config.optimizer).carry(carried, state)  # Config has seen to it
+    return state, targets
 
 
 def _steps(
@@ -206,6 +213,7 @@ def walk(
             rows=rows,
             evaluations=int(state.evaluations),
             status=status,
+            state=state,
         )
         if step >= steps or status != Status.RUNNING:
             return

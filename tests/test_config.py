@@ -29,6 +29,7 @@ OTHER = {
     "style_scale": 0.5,
     "noise": 0.25,
     "colour": Colour(CHROMA),
+    "carry": True,
 }
 
 
@@ -47,6 +48,9 @@ def test_every_field_counts(field):
     other = {field: OTHER[field]}
     if field == "style_statistic":
         other["style_statistic"] = statistics.SLICED  # OTHER's is for OTHER's layers
+    if field == "carry":
+        other["optimizer"] = Adam()
+        assert Config(**other) != Config(optimizer=Adam())
     assert Config(**other) != Config()
 
 

@@ -390,7 +390,8 @@ def test_a_batch_is_its_runs(minimizer):
 def test_minimizers_are_values(kind):
     assert kind() == kind() and hash(kind()) == hash(kind())
     for field in dataclasses.fields(kind):
-        other = dataclasses.replace(kind(), **{field.name: 2 * field.default + 1})
+        # Not the default, whatever that is: a number, a word for yes or no, or nothing.
+        other = dataclasses.replace(kind(), **{field.name: 2 * (field.default or 0) + 3})
         assert other != kind()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(other, field.name, field.default)
