@@ -6,11 +6,12 @@ without compiling are ``objective.LossWeights``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import jax
 
-from stylejax import layers, losses, vgg
+from stylejax import images, layers, losses, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
@@ -18,6 +19,11 @@ from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+def _counts(value: float) -> bool:
+    """Whether a number can say how many."""
+    return float(value).is_integer() and value >= 1
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,13 @@ class Config:
       scales: how many scales, each sqrt(2) smaller than the next; None takes as many as keep the
         long side at ``smallest`` or more.
       smallest: long side in pixels of the coarsest scale, where ``scales`` is None.
-      style_scale: long side of the paintings relative to the picture's; a painting is never
-        enlarged.
+      scale_sizes: long sides in pixels of the scales, ascending, instead of ``scales`` and
+        ``smallest``. The last scale is the picture's own in any case; naming it is optional.
+      steps_per_scale: steps at each scale, coarse to fine, the picture's own included, instead of
+        ``steps`` and ``coarse_steps``.
+      style_scale: long side of the paintings relative to the picture's, one number or one for each
+        painting; a painting is never enlarged. A painting given twice with two numbers is a style
+        at two scales.
       noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
       carry: whether the optimizer goes on at the next scale with what it has learnt at the last,
@@ -65,21 +76,22 @@ class Config:
     coarse_steps: int | None = None
     scales: int | None = None
     smallest: int = 128
-    style_scale: float = 1.0
+    scale_sizes: tuple[int, ...] | None = None
+    steps_per_scale: tuple[int, ...] | None = None
+    style_scale: float | tuple[float, ...] = 1.0
     noise: float = 0.0
     colour: Colour | None = None
     carry: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
-        for name, least in (("steps", 1), ("coarse_steps", 1), ("scales", 1), ("smallest", 1)):
+        for name in ("steps", "coarse_steps", "scales", "smallest"):
             value = getattr(self, name)
-            if value is not None and not (float(value).is_integer() and value >= least):
-                raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
+            if value is not None and not _counts(value):
+                raise ValueError(f"{name} is {value}; it must be a whole number from 1 on")
+        self._check_scales()
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
-        if not 0 < self.style_scale < float("inf"):
-            raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
         if not isinstance(self.colour, Colour | None):
             raise ValueError(
                 f"colour is {self.colour!r}; give a Colour, e.g. Colour(colour.CHROMA)"
@@ -98,6 +110,27 @@ class Config:
         self._check_optimizer()
         if not (self.content_layers or self.style_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    def _check_scales(self) -> None:
+        for name, other in (("scale_sizes", "scales"), ("steps_per_scale", "coarse_steps")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not (isinstance(value, tuple) and value and all(map(_counts, value))):
+                raise ValueError(
+                    f"{name} is {value!r}; give a tuple of whole numbers from 1 on, coarse to fine"
+                )
+            if getattr(self, other) is not None:
+                raise ValueError(f"{name} and {other} are both given; take one of the two")
+        sizes = self.scale_sizes or ()
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"scale_sizes is {sizes}; each scale must be larger than the last")
+        given = self.style_scale
+        each = given if isinstance(given, tuple) else (given,)
+        if not each or not all(isinstance(x, Real) and 0 < x < float("inf") for x in each):
+            raise ValueError(
+                f"style_scale is {given}; give a number that is more than 0, or a tuple of them"
+            )
 
     def _check_optimizer(self) -> None:
         optimizer = self.optimizer
@@ -158,7 +191,12 @@ class Config:
 
         >>> Config(smallest=128).sizes(256, 512)[0], len(Config(smallest=128).sizes(256, 512))
         ((64, 128), 5)
+        >>> Config(scale_sizes=(128, 384)).sizes(256, 512)
+        ((64, 128), (192, 384), (256, 512))
         """
+        if self.scale_sizes is not None:
+            before = [size for size in self.scale_sizes if size < max(height, width)]
+            return (*(images.fit(height, width, size) for size in before), (height, width))
         least = vgg.minimum_size(self.layers)
         sizes = [(height, width)]
         while self.scales is None or len(sizes) < self.scales:
@@ -172,5 +210,7 @@ class Config:
 
     def steps_at(self, scale: int, scales: int) -> int:
         """Steps at scale number ``scale`` of ``scales``, counted from 0."""
+        if self.steps_per_scale is not None:
+            return self.steps_per_scale[scale]
         last = scale == scales - 1
         return self.steps if last or self.coarse_steps is None else self.coarse_steps

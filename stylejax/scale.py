@@ -57,15 +57,19 @@ class Stretch(NamedTuple):
     state: State
 
 
-def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
-    """Height and width of a painting beside a picture of ``size``.
+def style_size(
+    style: tuple[int, ...], size: tuple[int, int], config: Config, *, number: int = 0
+) -> tuple[int, int]:
+    """Height and width of painting ``number``, counted from 0, beside a picture of ``size``.
 
     Its long side is ``style_scale`` times the picture's, its short side never below what the
     deepest layer needs, and it is never enlarged.
     """
     height, width = style[:2]
     least = vgg.minimum_size(config.style_layers)
-    shrink = max(max(size) * config.style_scale / max(height, width), least / min(height, width))
+    each = config.style_scale
+    scale = each[number] if isinstance(each, tuple) else each
+    shrink = max(max(size) * scale / max(height, width), least / min(height, width))
     if shrink >= 1:
         return height, width
     return max(least, round(height * shrink)), max(least, round(width * shrink))
@@ -109,7 +113,10 @@ def prepare(
       config: everything static.
     """
     content = images.resize(content, *size)
-    resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
+    resized = [
+        images.resize(style, *style_size(style.shape, size, config, number=number))
+        for number, style in enumerate(styles)
+    ]
     targets = make_targets(params, content, resized, loss_weights, config)
     if picture is None:
         picture = canvas.start_image(content, config.noise, key)

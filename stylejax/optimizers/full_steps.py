@@ -55,7 +55,7 @@ class _Engine(NamedTuple):
     gradient: jax.Array
     unit: jax.Array
     lowest: jax.Array
-    pairs: Pairs
+    pairs: Pairs | None
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -127,11 +127,6 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
     # Where the gradient is exactly zero, no further step would move anything.
     going = jnp.where(jnp.any(gradient != 0), Status.RUNNING, Status.CONVERGED)
     # The pairs are as they should be in any case; choosing would copy them.
-    engine = select(
-        usable | first,
-        (scaled, factor, jnp.where(lower, value, old.lowest)),
-        (old.gradient, old.unit, old.lowest),
-    )
     new = State(
         z=z,
         value=value,
@@ -139,9 +134,11 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
         best=jnp.where(lower, z, state.best),
         status=jnp.where(first, first_status(value, gradient), going),
         evaluations=state.evaluations,
-        engine=None,
+        engine=_Engine(scaled, factor, jnp.where(lower, value, old.lowest), pairs=None),
     )
-    ended = state._replace(status=jnp.asarray(Status.NON_FINITE, jnp.int32), engine=None)
+    ended = state._replace(
+        status=jnp.asarray(Status.NON_FINITE, jnp.int32), engine=old._replace(pairs=None)
+    )
     kept = select(usable | first, new, ended)
-    kept = kept._replace(evaluations=state.evaluations + 1, engine=_Engine(*engine, pairs=pairs))
-    return typed(kept, state)
+    engine = kept.engine._replace(pairs=pairs)
+    return typed(kept._replace(evaluations=state.evaluations + 1, engine=engine), state)
