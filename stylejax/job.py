@@ -63,7 +63,9 @@ def plan(given: dict[str, Any]) -> Job:
     device = _device(given["device"])
     content, alpha = _photo(given["photo"], given["size"])
     size = (content.shape[0], content.shape[1])
-    styles = tuple(_painting(path, size, preset) for path in given["paintings"])
+    styles = tuple(
+        _painting(path, size, preset, number) for number, path in enumerate(given["paintings"])
+    )
     init = None if start_file is None else images.load(start_file).image
     check = partial(
         arguments.check,
@@ -73,7 +75,8 @@ def plan(given: dict[str, Any]) -> Job:
         loss_weights=preset.loss_weights,
         init=init,
     )
-    check(_unloaded())
+    with options.naming():
+        check(_unloaded())
     network, params = _network(given, preset)
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
@@ -140,12 +143,13 @@ def _photo(path: Path, long_side: int) -> tuple[np.ndarray, np.ndarray | None]:
     return np.asarray(images.resize(image, *size)), alpha
 
 
-def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
+def _painting(path: Path, size: tuple[int, int], preset: Preset, number: int) -> np.ndarray:
     """A painting at the largest size that any scale will want of it."""
     image = images.load(path).image
     if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
         return image  # for arguments.check to refuse
-    return np.asarray(images.resize(image, *scale.style_size(image.shape, size, preset.config)))
+    wanted = scale.style_size(image.shape, size, preset.config, number=number)
+    return np.asarray(images.resize(image, *wanted))
 
 
 def _unloaded() -> vgg.Params:

@@ -6,7 +6,8 @@ option.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -58,6 +59,8 @@ STATISTICS = {
 SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
 # Beside the default preset's weights; looked at from 2, hardly seen, to 50.
 DREAM_WEIGHT = 10.0
+# Fields of Config that the command line calls by another name.
+RENAMED = {"steps_per_scale": "scale_steps"}
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
 
@@ -154,28 +157,34 @@ def start(option: str, text: str) -> Start:
     return Start(0.0, Path(text))
 
 
+def _flag(name: str, value: Any = None) -> str:
+    """An option as it is written, the way a word for yes or no was."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
+
+
 def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
     """The minimizer that ``--optimizer`` and its own settings ask for.
 
     Args:
-      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``memory``; None where
-        the command line is silent.
+      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``clamp``, ``memory``
+        and ``line_search``; None where the command line is silent.
       default: the preset's.
     """
     name = given["optimizer"]
     kind = type(default) if name is None else OPTIMIZERS[choice("--optimizer", name, [*OPTIMIZERS])]
     made = default if name is None or kind is type(default) else kind()
-    settings = {k: given[k] for k in ("learning_rate", "average", "memory") if given[k] is not None}
+    names = ("learning_rate", "average", "clamp", "memory", "line_search")
+    settings = {k: given[k] for k in names if given[k] is not None}
     fields = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     for setting, value in settings.items():
-        flag = "--" + setting.replace("_", "-")
+        said = _flag(setting, value) + ("" if isinstance(value, bool) else f" {value:g}")
         if setting not in fields:
             owners = [n for n, k in OPTIMIZERS.items() if setting in k.__dataclass_fields__]  # type: ignore[attr-defined]
-            raise ValueError(f"{flag} {value:g} works with --optimizer {' or '.join(owners)} only")
+            raise ValueError(f"{said} works with --optimizer {' or '.join(owners)} only")
         if setting == "average" and not 0 <= value < 1:
-            raise ValueError(f"{flag} {value:g} must be at least 0 and less than 1")
-        if setting != "average" and not value > 0:
-            raise ValueError(f"{flag} {value:g} must be more than 0")
+            raise ValueError(f"{said} must be at least 0 and less than 1")
+        if setting in ("learning_rate", "memory") and not value > 0:
+            raise ValueError(f"{said} must be more than 0")
     return dataclasses.replace(made, **settings)  # type: ignore[type-var]
 
 
@@ -194,6 +203,42 @@ def dream(given: dict[str, Any]) -> tuple[tuple[str, ...], float] | None:
         raise ValueError("--dream-layers takes names only; --dream-weight is for all of them")
     weight = given["dream_weight"]
     return names, DREAM_WEIGHT if weight is None else number("--dream-weight", str(weight))
+
+
+def pyramid(given: dict[str, Any], optimizer: Minimizer, preset: Config) -> dict[str, Any]:
+    """What the command line says of scales and steps, as changes of the preset's config.
+
+    Lists take the place of the preset's rules, and rules of its lists; a list beside a rule of the
+    command line is refused.
+
+    Args:
+      given: ``steps``, ``coarse_steps``, ``scales``, ``smallest``, ``scale_sizes``, ``scale_steps``
+        and ``carry``; None where the command line is silent.
+      optimizer: the one in use.
+      preset: the preset's config.
+    """
+    changes: dict[str, Any] = {}
+    # Of the rules only the first can be absent from a config; the second is not read beside a list.
+    for option, rules in (
+        ("scale_sizes", ("scales", "smallest")),
+        ("scale_steps", ("coarse_steps", "steps")),
+    ):
+        field = {name: field for field, name in RENAMED.items()}.get(option, option)
+        said = {rule: given[rule] for rule in rules if given[rule] is not None}
+        if given[option] is None:
+            changes |= {field: None, **said} if said else {}
+        elif said:
+            rule = next(iter(said))
+            raise ValueError(f"{_flag(option)} and {_flag(rule)} are both given; take one")
+        else:
+            changes |= {field: given[option], rules[0]: None}
+    if any(given[name] is not None for name in ("steps", "coarse_steps", "scale_steps")):
+        changes["first_steps"] = None  # the preset's belongs to the preset's other steps
+    if given["carry"] is not None:
+        changes["carry"] = given["carry"]
+    elif preset.carry and not hasattr(optimizer, "carry"):
+        changes["carry"] = False  # nobody asked for it
+    return changes
 
 
 def colours(given: dict[str, Any]) -> colour.Colour | None:
@@ -287,9 +332,15 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     if type(config["optimizer"]) is not type(preset.config.optimizer) and preset.white:
         config["canvas"] = PIXELS  # another program's unit of length belongs to its own optimizer
     loss_weights: dict[str, Any] = {}
-    for name in ("steps", "coarse_steps", "scales", "smallest", "style_scale"):
-        if given[name] is not None:
-            config[name] = given[name]
+    config |= pyramid(given, config["optimizer"], preset.config)
+    if given["style_scale"] is not None:
+        config["style_scale"] = given["style_scale"]
+    each = config.get("style_scale", preset.config.style_scale)
+    if isinstance(each, tuple) and len(each) != styles:
+        raise ValueError(
+            f"--style-scale {','.join(f'{scale:g}' for scale in each)} has {len(each)} numbers for "
+            f"{styles} paintings; give one, or one each"
+        )
     if given["pooling"] is not None:
         config["pool"] = POOLS[choice("--pooling", given["pooling"], [*POOLS])]
     for name, possible in (("padding", PADDINGS), ("precision", PRECISIONS)):
@@ -338,10 +389,17 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
 
 def _replace(config: Config, changes: dict[str, Any]) -> Config:
     """As ``dataclasses.replace``, with the option's name in the message of an error."""
-    try:
+    with naming(fields=changes):
         return dataclasses.replace(config, **changes)
+
+
+@contextmanager
+def naming(*, fields: Collection[str] = tuple(Config.__dataclass_fields__)) -> Iterator[None]:
+    """Puts an option's name in the place of its field's at the start of an error's message."""
+    try:
+        yield
     except ValueError as error:
         field, _, rest = str(error).partition(" ")
-        if field not in changes:
+        if field not in fields:
             raise
-        raise ValueError(f"--{field.replace('_', '-')} {rest}") from None
+        raise ValueError(f"{_flag(RENAMED.get(field, field))} {rest}") from None

@@ -648,6 +648,54 @@ def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[A
     return x, values
 
 
+def full_steps(value_and_grad: Callable, x0, steps: int, memory: int) -> tuple[Array, list[int]]:
+    """L-BFGS without a line search, as Torch7's `optim.lbfgs` has it: `x0` and every point after.
+
+    The first step is `-g min(1, 1 / sum |g|)`, the others are `-H g`; a pair is kept where
+    `y.s > 1e-10`. Also the numbers of the steps whose pairs were kept.
+    """
+    points, kept = [_array(x0)], []
+    pairs: list[tuple[Array, Array]] = []
+    gradient = _array(value_and_grad(points[0])[1])
+    for number in range(steps):
+        direction = lbfgs_direction(gradient, pairs)
+        if number == 0:
+            direction = direction * min(1.0, 1.0 / float(np.sum(np.abs(gradient))))
+        points.append(points[-1] + direction)
+        before, gradient = gradient, _array(value_and_grad(points[-1])[1])
+        if _dot(direction, gradient - before) > 1e-10:
+            pairs = [*pairs, (direction, gradient - before)][-memory:]
+            kept.append(number)
+    return np.stack(points), kept
+
+
+def adam(value_and_grad: Callable, x0, steps: int, rate, b1, b2, eps, clamp=False) -> Array:
+    """Kingma and Ba, algorithm 1: `x0` and every point after, clipped to [0, 1] if wanted."""
+    points = [_array(x0)]
+    m, v = 0 * points[0], 0 * points[0]
+    for t in range(1, steps + 1):
+        g = _array(value_and_grad(points[-1])[1])
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        x = points[-1] - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        points.append(np.minimum(np.maximum(x, 0), 1) if clamp else x)
+    return np.stack(points)
+
+
+def linear_resample(image, height: int, width: int) -> Array:
+    """Enlarged `[h, w, ...]`: between the two nearest centres of pixels, the last beyond them."""
+    image = _array(image)
+    for axis, size in enumerate((height, width)):
+        old = image.shape[axis]
+        rows = []
+        for i in range(size):
+            place = min(max((i + 0.5) * old / size - 0.5, 0), old - 1)
+            low = min(int(place), old - 2)
+            share = place - low
+            rows.append((1 - share) * image.take(low, axis) + share * image.take(low + 1, axis))
+        image = np.stack(rows, axis)
+    return image
+
+
 def finite_difference(f: Callable, x, direction, step: float = 1e-5) -> float:
     """The slope of `f` at `x` along `direction`: `(f(x + h d) - f(x - h d)) / (2 h)`.
 
