@@ -13,7 +13,7 @@ from stylejax import layers, losses, normalisation, statistics, vgg
 from stylejax.canvas import PIXELS, Blank, levels
 from stylejax.config import STYLE_LAYERS, Config
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
-from stylejax.optimizers import Adam, Lbfgs
+from stylejax.optimizers import Adam, GradientDescent, Lbfgs
 
 
 class Preset(NamedTuple):
@@ -213,8 +213,9 @@ KERAS_EXAMPLE = Preset(
         total_variation=_keras_variation,
         pool=layers.max_pool,
         padding="zero",
+        optimizer=GradientDescent(learning_rate=100.0, decay=0.96, decay_steps=100),
         canvas=levels(255.0),
-        steps=1000,
+        steps=4000,
         scales=1,
     ),
     loss_weights=LossWeights(

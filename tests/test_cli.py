@@ -168,6 +168,10 @@ def test_transparency_is_put_back(run, folder):
         ("--style-statistic", "wasserstein", "--preset", "gatys2015", "--style-layers", "relu2_1"),
         ("--colour", "luminance", "--colour-space", "srgb", "--colour-strength", "0.5"),
         ("--color", "histogram", "--init", "noise", "--optimizer", "adam"),
+        ("--pooling", "max-ceil", "--tv-form", "nine-point", "--init", "grey"),
+        ("--dream-layers", "relu3_1,relu4_1", "--dream-weight", "3", "--pooling", "l2"),
+        ("--normalise-gradients", "--no-line-search", "--preset", "neural-style"),
+        ("--preset", "crowsonkb", "--style-layers", "relu2_1,relu3_2", "--optimizer", "lbfgs"),
     ],
     ids=" ".join,
 )
@@ -175,6 +179,14 @@ def test_options(run, options):
     status, said, output = run("--size", "48", *options)
     assert status == 0, said
     assert images.load(output).image.shape == (34, 48, 3)
+
+
+def test_presets_weigh_other_layers_as_their_own(run):
+    options = ("--preset", "crowsonkb", "--record", "--style-layers")
+    written = json.loads(run(*options, "relu2_2,relu5_1")[2].with_suffix(".json").read_text())
+    assert written["loss_weights"]["style_layers"] == {"relu2_2": 64 / 341, "relu5_1": 1 / 341}
+    written = json.loads(run(*options, "relu2_2:3,pool5")[2].with_suffix(".json").read_text())
+    assert written["loss_weights"]["style_layers"] == {"relu2_2": 3, "pool5": 1}
 
 
 def test_init_file_and_blend(run, folder):
@@ -213,6 +225,12 @@ def test_init_file_and_blend(run, folder):
         (("--style-blend-weights", "0"), "adds up to 0"),
         (("--pooling", "median"), "--pooling 'median' is unknown; choose avg or max"),
         (("--preset", "none"), "--preset 'none' is unknown; choose default or gatys2015"),
+        (("--tv-form", "round"), "--tv-form 'round' is unknown; choose squares or absolute or"),
+        (("--dream-weight", "1"), "--dream-weight works with --dream-layers only"),
+        (("--dream-layers", "relu4_1:2"), "--dream-layers takes names only"),
+        (("--dream-layers", "relu4_9"), "unknown layer 'relu4_9'"),
+        (("--dream-layers", "relu4_1", "--dream-weight", "-1"), "--dream-weight"),
+        (("--normalise-gradients",), "--normalise-gradients needs an optimizer without a line"),
         (("--optimizer", "sgd"), "--optimizer 'sgd' is unknown; choose lbfgs or adam"),
         (("--learning-rate", "1"), "--learning-rate 1 works with --optimizer adam only"),
         (("--optimizer", "adam", "--memory", "3"), "--memory 3 works with --optimizer lbfgs"),

@@ -10,7 +10,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose
 
-from stylejax import presets, vgg
+from stylejax import images, presets, vgg
 from stylejax.objective import evaluate, make_targets
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -184,3 +184,45 @@ def test_crowsonkb(x64, rng, tiny):
     )
     preset = shallow(presets.CROWSONKB, weights)
     agree(preset, params, pictures, expected, tolerance=1e-8, blend=(1.0, 2.0))
+
+
+# On the real network, with the presets as they are
+
+
+@pytest.fixture(scope="module")
+def photographs(shared):
+    """A picture on its way, a photo and a painting, 48x32 and 48x32 pixels: 16 divides them."""
+    photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image
+    painting = images.load(shared / "images" / "style" / "the_scream.jpg").image
+    photo, painting = (np.float64(images.resize(x, 48, 32)) for x in (photo, painting))
+    noise = np.random.default_rng(0).uniform(size=photo.shape)
+    return [0.7 * photo + 0.3 * noise, photo, painting]
+
+
+def real_case(name, params, pictures):
+    """The preset's network and what its program says of it."""
+    preset, write = getattr(presets, name.upper()), getattr(programs, name)
+    layers = (preset.config.content_layers, preset.config.style_layers)
+    if name == "crowsonkb":
+        params = as_torchvision(params)
+        weights = [w / 341 for w in (256, 64, 16, 4, 1)]
+        return params, write(own(params), *pictures[:2], pictures[2:], *layers, weights)
+    painting = pictures[2:] if name.startswith("neural") else pictures[2]
+    return as_caffe(params), write(own(params), *pictures[:2], painting, *layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["gatys_notebook", "neural_style", "neural_style_pt", "crowsonkb", "keras_example"]
+)
+def test_presets_on_the_real_network(real_params, photographs, name):
+    """In float64 to 1e-8; and float32, which users have, gives the same terms to 1e-4."""
+    preset = getattr(presets, name.upper())
+    with jax.enable_x64(True):
+        params, expected = real_case(name, real_params, photographs)
+        terms = agree(preset, params, photographs, expected, tolerance=1e-8)
+    prepared = presets.prepare(preset, jax.tree.map(np.float32, params))
+    picture, photo, painting = map(np.float32, photographs)
+    single, _ = production(picture, prepared, photo, [painting], preset.loss_weights, preset.config)
+    for found, exact in zip(jax.tree.leaves(single), jax.tree.leaves(terms), strict=True):
+        assert_allclose(found, exact, rtol=1e-4)
