@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 import stylejax
-from stylejax import cli, images, options, record, weights
+from stylejax import cli, display, images, options, record, weights
 from stylejax.presets import DEFAULT
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
@@ -213,6 +214,18 @@ def test_lists_show_in_lines_and_previews(run):
     assert sorted(p.name for p in output.parent.glob("out_*.png")) == [
         f"out_{n:05}.png" for n in (2, 4, 6)
     ]
+
+
+def test_the_clock_counts_listed_steps():
+    """A step counts by its pixels, at every scale its own."""
+    config = stylejax.Config(scale_sizes=(20, 30), steps_per_scale=(4, 1, 2))
+    clock = display.Clock(config, 20, 40)
+    assert clock.pixels == [10 * 20, 15 * 30, 20 * 40] and clock.steps == [4, 1, 2]
+    assert clock.total == 4 * 200 + 450 + 2 * 800
+    at = SimpleNamespace(scale=2, step=1)
+    assert clock.done(at) == (4 * 200 + 450 + 800) / clock.total
+    at = SimpleNamespace(scale=2, step=2)
+    assert clock.done(at) == 1
 
 
 def test_lists_and_rules_replace_the_presets():
