@@ -81,7 +81,7 @@ def stylize(
     """Renders a photo in the style of one or more paintings; a pure function.
 
     Works under ``jax.jit`` (``config`` static), ``jax.vmap`` over any of the array arguments, and,
-    with ``Adam``, ``jax.grad``.
+    with ``Adam`` or ``Lbfgs(line_search=False)``, ``jax.grad``.
 
     Args:
       params: the network's arrays, e.g. of ``weights.load``.
