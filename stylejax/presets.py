@@ -213,7 +213,12 @@ KERAS_EXAMPLE = Preset(
         total_variation=_keras_variation,
         pool=layers.max_pool,
         padding="zero",
-        optimizer=GradientDescent(learning_rate=100.0, decay=0.96, decay_steps=100),
+        optimizer=GradientDescent(
+            learning_rate=100.0,
+            decay=0.96,
+            decay_steps=100,
+            full_from=3 * 120_000,  # with 28 000 pixels the program's step ends in infinity
+        ),
         canvas=levels(255.0),
         steps=4000,
         scales=1,

@@ -191,8 +191,8 @@ def test_presets_weigh_other_layers_as_their_own(run):
     options = ("--preset", "crowsonkb", "--record", "--style-layers")
     written = json.loads(run(*options, "relu2_2,relu5_1")[2].with_suffix(".json").read_text())
     assert written["loss_weights"]["style_layers"] == {"relu2_2": 64 / 341, "relu5_1": 1 / 341}
-    written = json.loads(run(*options, "relu2_2:3,pool5")[2].with_suffix(".json").read_text())
-    assert written["loss_weights"]["style_layers"] == {"relu2_2": 3, "pool5": 1}
+    written = json.loads(run(*options, "relu2_2:3,relu5_2")[2].with_suffix(".json").read_text())
+    assert written["loss_weights"]["style_layers"] == {"relu2_2": 3, "relu5_2": 1}
 
 
 def test_init_file_and_blend(run, folder):

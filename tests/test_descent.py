@@ -28,6 +28,13 @@ def test_steps_are_the_formula_s():
     assert found.end == Status.RUNNING
 
 
+def test_a_small_picture_gets_its_share_of_the_rate():
+    problem = Problem(problems.QUADRATIC)
+    quarter = run(GradientDescent(learning_rate=0.4, full_from=4 * SIZE), problem, limit=3)
+    whole = run(GradientDescent(learning_rate=0.1, full_from=SIZE // 2), problem, limit=3)
+    assert_allclose(quarter.z, whole.z, rtol=1e-6)
+
+
 def test_the_lowest_is_the_answer():
     """A rate that overshoots: the value rises again, and the best stays."""
     found = run(GradientDescent(learning_rate=2.1), Problem(problems.QUADRATIC), limit=10)
