@@ -296,11 +296,13 @@ def _in_unit(params: vgg.Params, white: float) -> vgg.Params:
     """The network with white so far from black.
 
     256 for 255 is a habit of a program: pixels are stretched, and features are not quite the same.
-    Another order of magnitude is another checkpoint's unit: all features are scaled as a whole.
+    Another order of magnitude is another checkpoint's unit: all features are scaled as a whole. A
+    network with taps has its own unit inside and leaves in that of the original, which it was
+    distilled from.
     """
     kernel = np.asarray(params["input"]["kernel"])
     own = float(np.mean(np.sum(np.abs(kernel), axis=0)))
-    factor = white / own
+    factor = white / (255.0 if vgg.architecture_of(params).taps else own)
     if abs(factor - 1) < 1e-4:
         return params
     if 0.5 < factor < 2:

@@ -96,6 +96,17 @@ def test_presets_of_255_take_the_original_as_it_is(tiny, name):
 
 
 @pytest.mark.parametrize("name", ABSOLUTE)
+def test_slim_is_in_the_unit_of_its_teacher(slim, name):
+    """Its own input is another than VGG-19's; what its taps hand over is VGG-19's."""
+    prepared, factor = presets.prepare(ABSOLUTE[name], slim), ABSOLUTE[name].white / 255
+    assert (prepared is slim) == (factor == 1)
+    image = jnp.asarray(np.random.default_rng(0).random((16, 16, 3)), jnp.float32)
+    seen, plain = (vgg.features(p, image, ["relu2_1"])["relu2_1"] for p in (prepared, slim))
+    ratio = np.linalg.norm(seen) / np.linalg.norm(plain)
+    np.testing.assert_allclose(ratio, factor, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ABSOLUTE)
 def test_another_checkpoints_unit_is_scaled_away(tiny, name):
     """White is as far from black, and nothing of the picture's features but the unit changes."""
     preset = ABSOLUTE[name]
