@@ -110,7 +110,7 @@ def test_carried_moments_are_the_same_in_every_way_to_run(params):
     config = dataclasses.replace(CARRYING, scale_sizes=(14,), steps_per_scale=(5, 3))
     whole = run(params, config)
     assert [len(h.taken) for h in whole.history] == [5, 3]
-    assert 0 <= whole.image.min() and whole.image.max() <= 1
+    assert whole.image.min() >= 0 and whole.image.max() <= 1
     *_, last = iterate(params, CONTENT, [STYLE], config=config, loss_weights=WEIGHTS, every=2)
     np.testing.assert_allclose(last.image, whole.image, atol=1e-5)
     assert last.evaluations == int(whole.evaluations) == 5 + 3 + 2
