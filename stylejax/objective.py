@@ -30,7 +30,7 @@ class LossWeights(NamedTuple):
       styles: ``[number of styles]``, how much of each painting; shares of their sum; None blends
         equally.
       dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
-        have.
+        have; None is 0.
     """
 
     content: Number = 1.0
@@ -39,7 +39,7 @@ class LossWeights(NamedTuple):
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None
     styles: Sequence[Number] | jax.Array | None = None
-    dream: Number = 0.0
+    dream: Number | None = None
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -172,7 +172,7 @@ def evaluate(
         for layer, statistic in config.statistics.items()
     }
     dream = {
-        layer: loss_weights.dream
+        layer: (0.0 if loss_weights.dream is None else loss_weights.dream)
         / len(config.dream_layers)
         * compare(losses.dream_loss, features[layer], targets.dream[layer])
         for layer in config.dream_layers
