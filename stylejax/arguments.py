@@ -52,7 +52,36 @@ def check(
             smallest=config.sizes(*content.shape[:2])[0],
             layers=config.style_layers,
         )
+    _check_pyramid(config, content.shape[0], content.shape[1], least, deepest)
+    each = config.style_scale
+    if isinstance(each, tuple) and len(each) != len(styles):
+        raise ValueError(
+            f"style_scale has {len(each)} numbers for {len(styles)} styles; give one, or one each"
+        )
     check_loss_weights(loss_weights, config, len(styles), 1 if guides is None else guides.number)
+
+
+def _check_pyramid(config: Config, height: int, width: int, least: int, layer: str) -> None:
+    """The sizes and steps that a config lists, beside a picture."""
+    sizes = config.sizes(height, width)
+    if config.scale_sizes is not None:
+        if config.scale_sizes[-1] > max(height, width):
+            raise ValueError(
+                f"scale_sizes ends with {config.scale_sizes[-1]}, but the picture is "
+                f"{width}x{height}; its own size is the largest"
+            )
+        small = sizes[0]
+        if min(small) < least:
+            raise ValueError(
+                f"scale_sizes starts with {config.scale_sizes[0]}, a picture of "
+                f"{small[1]}x{small[0]}; {layer} needs at least {least}x{least}"
+            )
+    steps = config.steps_per_scale
+    if steps is not None and len(steps) != len(sizes):
+        raise ValueError(
+            f"steps_per_scale has {len(steps)} numbers for {len(sizes)} scales, "
+            f"{', '.join(str(max(size)) for size in sizes)} pixels; give one each"
+        )
 
 
 def _check_image(name: str, image: Any, least: int, layer: str) -> None:

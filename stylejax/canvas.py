@@ -4,6 +4,7 @@ A picture is ``[H, W, 3]`` float, sRGB in [0, 1]; ``z`` is whatever the optimize
 previews and results are always pictures, never ``z``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,16 +77,58 @@ def _decode_frequencies(z: jax.Array) -> jax.Array:
 FREQUENCIES = Canvas(encode=_encode_frequencies, decode=_decode_frequencies)
 
 
-def start_image(content: jax.Array, noise: float | jax.Array, key: jax.Array) -> jax.Array:
-    """The content image, white noise, or a mix.
+class Blank(NamedTuple):
+    """One colour with normal noise around it, to start from.
+
+    Attributes:
+      colour: sRGB in [0, 1].
+      deviation: of the noise, independent in every pixel and channel.
+    """
+
+    colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    deviation: float = 0.01
+
+
+def start_image(
+    content: jax.Array,
+    noise: float | jax.Array,
+    key: jax.Array,
+    *,
+    blank: Blank | None = None,
+) -> jax.Array:
+    """The content image, noise, or a mix.
 
     Args:
       content: ``[H, W, 3]``.
       noise: share of noise: 0 is the content, 1 is noise alone.
-      key: seeds the noise, independent uniform numbers in [0, 1].
+      key: seeds the noise.
+      blank: the noise; None is independent uniform numbers in [0, 1].
 
     Returns:
       ``(1 - noise) content + noise u``, ``[H, W, 3]``.
     """
-    white = jax.random.uniform(key, content.shape, content.dtype)
-    return (1 - noise) * content + noise * white
+    if blank is None:
+        drawn = jax.random.uniform(key, content.shape, content.dtype)
+    else:
+        grain = jax.random.normal(key, content.shape, content.dtype)
+        colour = jnp.asarray(blank.colour, content.dtype)
+        drawn = colour[None, None] + blank.deviation * grain
+    return (1 - noise) * content + noise * drawn
+
+
+@functools.cache
+def levels(white: float) -> Canvas:
+    """Pixels as numbers from 0, black, to ``white``; equal arguments give the same canvas.
+
+    Only what has a unit of length sees the difference: the learning rate of Adam, the first step
+    of an L-BFGS without a line search.
+    """
+
+    def encode(picture: jax.Array) -> jax.Array:
+        return picture * white
+
+    def decode(z: jax.Array) -> jax.Array:
+        return z / white
+
+    encode.__name__, decode.__name__ = f"times {white:g}", f"over {white:g}"  # for a record
+    return Canvas(encode, decode)

@@ -48,6 +48,17 @@ def _number(text: Any) -> float:
         raise typer.BadParameter(f"{text!r} is not a number such as 0.5") from None
 
 
+def _numbers(text: Any) -> float | tuple[float, ...]:
+    """``1`` or ``1,0.5``."""
+    numbers = tuple(_number(part.strip()) for part in str(text).split(","))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _wholes(text: Any) -> tuple[int, ...]:
+    """``128,256,512``."""
+    return tuple(_whole(part.strip()) for part in str(text).split(","))
+
+
 def _option(
     names: str,
     text: str,
@@ -70,6 +81,17 @@ def _option(
 
 def _flag(names: str, text: str) -> Any:
     return typer.Option(*names.split(), help=text, rich_help_panel=_OUTPUT)
+
+
+def _switch(name: str, text: str, default: bool) -> Any:
+    """A word for yes and one for no; without either the preset decides."""
+    shown = f" [dim](default: {'yes' if default else 'no'})[/dim]"
+    return typer.Option(
+        f"--{name}/--no-{name}",
+        help=text + shown,
+        show_default=False,
+        rich_help_panel=_OPTIMISATION,
+    )
 
 
 _C, _W = DEFAULT.config, DEFAULT.loss_weights
@@ -106,8 +128,8 @@ def command(
         str | None,
         _option(
             "--init",
-            "Where to start: content (the photo), noise, mix:R (R parts noise, 1-R photo) or "
-            "a picture's file.",
+            "Where to start: content (the photo), noise, grey, mix:R (R parts noise, 1-R photo) "
+            "or a picture's file.",
             "content",
         ),
     ] = None,
@@ -142,6 +164,16 @@ def command(
             _W.tv,
             panel=_CONTENT,
             parser=_number,
+        ),
+    ] = None,
+    tv_form: Annotated[
+        str | None,
+        _option(
+            "--tv-form",
+            "What that weighs: squares (a mean, the same at every size), or a form of other "
+            "programs: absolute, cropped, power (sums), nine-point (a mean).",
+            "squares",
+            panel=_CONTENT,
         ),
     ] = None,
     style_blend_weights: Annotated[
@@ -212,13 +244,16 @@ def command(
         ),
     ] = None,
     style_scale: Annotated[
-        float | None,
+        Any,
         _option(
             "--style-scale",
-            "Size of the paintings beside the picture; smaller gives smaller strokes.",
+            "Size of the paintings beside the picture, one number or one each (1,0.5); smaller "
+            "gives smaller strokes. The same painting twice with two numbers is one style at two "
+            "scales.",
             _C.style_scale,
             panel=_CONTENT,
-            parser=_number,
+            metavar="X,...",
+            parser=_numbers,
         ),
     ] = None,
     content_layers: Annotated[
@@ -253,8 +288,27 @@ def command(
             metavar="NAMES",
         ),
     ] = None,
+    dream_layers: Annotated[
+        str | None,
+        _option(
+            "--dream-layers",
+            "Layers whose activations are rewarded, whatever they see: relu4_1,relu5_1.",
+            panel=_CONTENT,
+            metavar="LAYERS",
+        ),
+    ] = None,
+    dream_weight: Annotated[
+        float | None,
+        _option(
+            "--dream-weight",
+            "How much, with --dream-layers.",
+            options.DREAM_WEIGHT,
+            panel=_CONTENT,
+            parser=_number,
+        ),
+    ] = None,
     pooling: Annotated[
-        str | None, _option("--pooling", "avg or max.", "avg", panel=_CONTENT)
+        str | None, _option("--pooling", ", ".join(options.POOLS) + ".", "avg", panel=_CONTENT)
     ] = None,
     padding: Annotated[
         str | None,
@@ -331,10 +385,45 @@ def command(
             parser=_whole,
         ),
     ] = None,
+    scale_sizes: Annotated[
+        Any,
+        _option(
+            "--scale-sizes",
+            "Long sides of the scales instead of --scales and --smallest, e.g. 128,256,512; the "
+            "last one is --size in any case.",
+            panel=_OPTIMISATION,
+            metavar="N,...",
+            parser=_wholes,
+        ),
+    ] = None,
+    scale_steps: Annotated[
+        Any,
+        _option(
+            "--scale-steps",
+            "Steps at each scale instead of --steps and --coarse-steps, e.g. 500,200,100.",
+            panel=_OPTIMISATION,
+            metavar="N,...",
+            parser=_wholes,
+        ),
+    ] = None,
+    carry: Annotated[
+        bool | None,
+        _switch("carry", "Adam: go on at the next scale with its moments, enlarged.", _C.carry),
+    ] = None,
     optimizer: Annotated[
         str | None,
         _option("--optimizer", ", ".join(options.OPTIMIZERS) + ".", "lbfgs", panel=_OPTIMISATION),
     ] = None,
+    normalise_gradients: Annotated[
+        bool,
+        typer.Option(
+            "--normalise-gradients",
+            "--normalize-gradients",
+            help="Each layer's gradient gets the same length, times its weight; not with a line "
+            "search.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = False,
     memory: Annotated[
         int | None,
         _option(
@@ -343,6 +432,15 @@ def command(
             Lbfgs().memory,
             panel=_OPTIMISATION,
             parser=_whole,
+        ),
+    ] = None,
+    line_search: Annotated[
+        bool | None,
+        _switch(
+            "line-search",
+            "L-BFGS: look for a lower loss along each step; without it every step is taken in "
+            "full, as neural-style does.",
+            Lbfgs().line_search,
         ),
     ] = None,
     learning_rate: Annotated[
@@ -360,6 +458,10 @@ def command(
             panel=_OPTIMISATION,
             parser=_number,
         ),
+    ] = None,
+    clamp: Annotated[
+        bool | None,
+        _switch("clamp", "Adam: clip the picture to [0, 1] after every step.", Adam().clamp),
     ] = None,
     save_every: Annotated[
         int,

@@ -11,6 +11,7 @@ from stylejax import vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
+from stylejax.optimizers import State
 from stylejax.scale import Array, advance, picture, prepare
 
 
@@ -27,25 +28,27 @@ def compiling(
     sizes: Sequence[tuple[int, int]],
     length: int,
     config: Config,
-) -> Iterator[list[Future[None]]]:
+) -> Iterator[list[Future[State]]]:
     """Compiles scale after scale in a thread while the caller runs what is compiled.
 
     Takes the arguments of ``scale.prepare`` at the first scale (``start`` is its ``picture``), the
     sizes of all scales and the ``length`` of ``scale.advance``.
 
     Yields:
-      A future for each scale; when it is done, calls of the scale's programs find them compiled.
+      A future for each scale; when it is done, calls of the scale's programs find them compiled,
+      and it has the shapes of the scale's state.
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
     executor = ThreadPoolExecutor(1)
     submit = partial(_submit, executor, params, content, styles, length=length, config=config)
     # Of a picture that is still to be made the shape is enough.
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
+    futures: list[Future[State]] = []
     try:
-        yield [
-            submit(picture, loss_weights, key, guides, size=size)
-            for picture, size in zip([start, *coming], sizes, strict=True)
-        ]
+        for picture, size in zip([start, *coming], sizes, strict=True):
+            before = futures[-1] if futures and config.carry else None
+            futures.append(submit(picture, loss_weights, key, guides, before, size=size))
+        yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -59,29 +62,32 @@ def _submit(
     loss_weights: LossWeights,
     key: jax.Array,
     guides: Guides | None,
+    carried: Future[State] | None,
     *,
     size: tuple[int, int],
     length: int,
     config: Config,
-) -> Future[None]:
+) -> Future[State]:
     """One scale's programs. The first scale's are needed at once: both threads compile them."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     first = not isinstance(before, jax.ShapeDtypeStruct)
     given = (params, content, styles, before, loss_weights, key, guides)
     trace = partial(prepare.trace, *given, size=size, config=config)
-    traced = trace() if first else None  # here, or both threads would do it
+    traced = trace(carried=None) if first else None  # here, or both threads would do it
 
-    def work() -> None:
+    def work() -> State:
         # Contexts are a thread's own.
         with jax.default_device(device), jax.enable_x64(wide):
-            preparing = traced or trace()
+            # The scale before was this thread's work until now: there is nothing to wait for.
+            preparing = traced or trace(carried=carried and carried.result())
             state, targets = preparing.out_info
             step = (state, params, targets, loss_weights, 1)
             advance.lower(*step, length=length, config=config).compile()
             picture.lower(state, config=config).compile()
             if not first:
                 preparing.lower().compile()
+        return state
 
     future = executor.submit(work)
     if traced is not None:

@@ -6,18 +6,24 @@ without compiling are ``objective.LossWeights``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import jax
 
-from stylejax import layers, losses, vgg
-from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
+from stylejax import images, layers, losses, vgg
+from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas
 from stylejax.colour import Colour
-from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+def _counts(value: float) -> bool:
+    """Whether a number can say how many."""
+    return float(value).is_integer() and value >= 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,12 @@ class Config:
       content_loss: ``(features, target) -> scalar``.
       style_statistic: what a style is, a ``statistics.Statistic``; or one for each of
         ``style_layers``, a tuple of pairs ``(layer, statistic)``.
-      pool: ``layers.average_pool`` or ``layers.max_pool``.
+      total_variation: ``image -> scalar``, a form of ``losses``.
+      normalise_gradients: each term's gradient at its layer gets an L1 norm of one before it goes
+        down the network, see ``losses.with_unit_gradient``; not with a line search.
+      dream_layers: where activations are rewarded, see ``losses.dream_loss``; for a weight that is
+        not 0.
+      pool: a pooling of ``layers``, such as ``average_pool`` or ``max_pool``.
       padding: ``"zero"`` (the paper's), ``"replicate"`` (at the first convolution) or
         ``"replicate-all"``, which spares the picture a frame of coloured lines along its border.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
@@ -41,19 +52,31 @@ class Config:
         and ``PIXELS`` for Adam, which scales each variable itself, and for bounded pixels.
       steps: optimizer steps at the last scale.
       coarse_steps: steps at each scale before it; None takes ``steps``.
+      first_steps: steps at the coarsest scale; None takes what the others have.
       scales: how many scales, each sqrt(2) smaller than the next; None takes as many as keep the
         long side at ``smallest`` or more.
       smallest: long side in pixels of the coarsest scale, where ``scales`` is None.
-      style_scale: long side of the paintings relative to the picture's; a painting is never
-        enlarged.
-      noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
+      scale_sizes: long sides in pixels of the scales, ascending, instead of ``scales`` and
+        ``smallest``. The last scale is the picture's own in any case; naming it is optional.
+      steps_per_scale: steps at each scale, coarse to fine, the picture's own included, instead of
+        ``steps`` and ``coarse_steps``.
+      style_scale: long side of the paintings relative to the picture's, one number or one for each
+        painting; a painting is never enlarged. A painting given twice with two numbers is a style
+        at two scales.
+      noise: share of noise in the start image; 0 starts from the photo, 1 from noise.
+      blank: what that noise is: None is white noise, a ``canvas.Blank`` a colour with some grain.
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
+      carry: whether the optimizer goes on at the next scale with what it has learnt at the last,
+        see ``Adam.carry``; L-BFGS remembers one size only.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
     style_layers: tuple[str, ...] = STYLE_LAYERS
     content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
     style_statistic: Statistic | tuple[tuple[str, Statistic], ...] = RELATIVE_GRAM
+    total_variation: Callable[[jax.Array], jax.Array] = losses.total_variation
+    normalise_gradients: bool = False
+    dream_layers: tuple[str, ...] = ()
     pool: vgg.Pool = layers.average_pool
     padding: vgg.Padding = "replicate-all"
     precision: Precision = "highest"
@@ -61,22 +84,26 @@ class Config:
     canvas: Canvas | None = None
     steps: int = 60
     coarse_steps: int | None = None
+    first_steps: int | None = None
     scales: int | None = None
     smallest: int = 128
-    style_scale: float = 1.0
+    scale_sizes: tuple[int, ...] | None = None
+    steps_per_scale: tuple[int, ...] | None = None
+    style_scale: float | tuple[float, ...] = 1.0
     noise: float = 0.0
+    blank: Blank | None = None
     colour: Colour | None = None
+    carry: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
-        for name, least in (("steps", 1), ("coarse_steps", 1), ("scales", 1), ("smallest", 1)):
+        for name in ("steps", "coarse_steps", "first_steps", "scales", "smallest"):
             value = getattr(self, name)
-            if value is not None and not (float(value).is_integer() and value >= least):
-                raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
+            if value is not None and not _counts(value):
+                raise ValueError(f"{name} is {value}; it must be a whole number from 1 on")
+        self._check_scales()
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise is {self.noise}; it is a share from 0 (photo) to 1 (noise)")
-        if not 0 < self.style_scale < float("inf"):
-            raise ValueError(f"style_scale is {self.style_scale}; it must be more than 0")
         if not isinstance(self.colour, Colour | None):
             raise ValueError(
                 f"colour is {self.colour!r}; give a Colour, e.g. Colour(colour.CHROMA)"
@@ -85,17 +112,54 @@ class Config:
             value, possible = getattr(self, name), get_args(words)
             if value not in possible:
                 raise ValueError(f"{name} is {value!r}; choose {' or '.join(possible)}")
-        for name in ("content_layers", "style_layers"):
+        for name in ("content_layers", "style_layers", "dream_layers"):
             value = getattr(self, name)
             if not isinstance(value, tuple):
                 raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
             if len(set(value)) < len(value):
                 raise ValueError(f"{name} is {value!r}; name each layer once")
         self._check_statistics()
-        if isinstance(self.optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
-            raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
-        if not (self.content_layers or self.style_layers):
+        self._check_optimizer()
+        if not (self.content_layers or self.style_layers or self.dream_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
+
+    def _check_scales(self) -> None:
+        for name, other in (("scale_sizes", "scales"), ("steps_per_scale", "coarse_steps")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not (isinstance(value, tuple) and value and all(map(_counts, value))):
+                raise ValueError(
+                    f"{name} is {value!r}; give a tuple of whole numbers from 1 on, coarse to fine"
+                )
+            if getattr(self, other) is not None:
+                raise ValueError(f"{name} and {other} are both given; take one of the two")
+        sizes = self.scale_sizes or ()
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"scale_sizes is {sizes}; each scale must be larger than the last")
+        given = self.style_scale
+        each = given if isinstance(given, tuple) else (given,)
+        if not each or not all(isinstance(x, Real) and 0 < x < float("inf") for x in each):
+            raise ValueError(
+                f"style_scale is {given}; give a number that is more than 0, or a tuple of them"
+            )
+
+    def _check_optimizer(self) -> None:
+        optimizer = self.optimizer
+        if isinstance(optimizer, JaxoptLbfgsb) and self.canvas not in (None, PIXELS):
+            raise ValueError("canvas: the bounds of JaxoptLbfgsb are those of pixels; take PIXELS")
+        if isinstance(optimizer, Adam) and optimizer.clamp and self.canvas not in (None, PIXELS):
+            raise ValueError("canvas: Adam's clamp is for pixels in [0, 1]; take PIXELS")
+        searches = isinstance(optimizer, Lbfgs | JaxoptLbfgs | JaxoptLbfgsb)
+        if self.normalise_gradients and searches and getattr(optimizer, "line_search", True):
+            raise ValueError(
+                "normalise_gradients needs an optimizer without a line search, because its "
+                "gradient is not the loss's: take Adam, or L-BFGS with full steps"
+            )
+        if self.carry and not hasattr(optimizer, "carry"):
+            raise ValueError(
+                f"carry takes Adam: what {type(optimizer).__name__} remembers belongs to one size"
+            )
 
     def _check_statistics(self) -> None:
         given = self.style_statistic
@@ -138,14 +202,19 @@ class Config:
     @property
     def layers(self) -> tuple[str, ...]:
         """Every layer that is looked at, each once."""
-        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers + self.dream_layers))
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Heights and widths from the coarsest scale to ``(height, width)`` itself.
 
         >>> Config(smallest=128).sizes(256, 512)[0], len(Config(smallest=128).sizes(256, 512))
         ((64, 128), 5)
+        >>> Config(scale_sizes=(128, 384)).sizes(256, 512)
+        ((64, 128), (192, 384), (256, 512))
         """
+        if self.scale_sizes is not None:
+            before = [size for size in self.scale_sizes if size < max(height, width)]
+            return (*(images.fit(height, width, size) for size in before), (height, width))
         least = vgg.minimum_size(self.layers)
         sizes = [(height, width)]
         while self.scales is None or len(sizes) < self.scales:
@@ -159,5 +228,9 @@ class Config:
 
     def steps_at(self, scale: int, scales: int) -> int:
         """Steps at scale number ``scale`` of ``scales``, counted from 0."""
+        if self.steps_per_scale is not None:
+            return self.steps_per_scale[scale]
+        if scale == 0 and self.first_steps is not None:
+            return self.first_steps
         last = scale == scales - 1
         return self.steps if last or self.coarse_steps is None else self.coarse_steps

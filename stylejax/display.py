@@ -60,14 +60,16 @@ class Clock:
 
 
 def terms_text(progress: Progress) -> str:
-    """The loss and its terms: content and total variation summed up, style layer by layer."""
+    """The loss and its terms: style layer by layer, the others summed up."""
     terms = progress.terms
     style = " ".join(f"{name.removeprefix('relu')} {v:.3g}" for name, v in terms.style.items())
     text = f"loss {terms.total:.4g}"
     if terms.content:
         text += f"  content {sum(terms.content.values()):.3g}"
     text += f"  style {style}" if style else ""
-    return text + (f"  tv {terms.tv:.3g}" if terms.tv else "")
+    text += f"  tv {terms.tv:.3g}" if terms.tv else ""
+    dream = sum(terms.dream.values())
+    return text + (f"  dream {dream:.3g}" if dream else "")
 
 
 def duration(seconds: float | None) -> str:

@@ -77,7 +77,9 @@ def plan(given: dict[str, Any]) -> Job:
     device = _device(given["device"])
     content, photo = _photo(given["photo"], given["size"])
     loaded = [images.load(path).image for path in given["paintings"]]
-    styles = tuple(_at_most(image, photo.size, preset) for image in loaded)
+    styles = tuple(
+        _at_most(image, photo.size, preset, number) for number, image in enumerate(loaded)
+    )
     init = None if start_file is None else images.load(start_file).image
     marked = _marked(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
     if marked is not None:
@@ -99,7 +101,8 @@ def plan(given: dict[str, Any]) -> Job:
         init=init,
         guides=marked.guides if marked else None,
     )
-    check(_unloaded())
+    with options.naming():
+        check(_unloaded())
     network, params = _network(given, preset)
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
@@ -170,11 +173,12 @@ def _photo(path: Path, long_side: int) -> tuple[np.ndarray, masks.Photo]:
     return np.asarray(images.resize(image, *size)), photo
 
 
-def _at_most(image: np.ndarray, size: tuple[int, int], preset: Preset) -> np.ndarray:
+def _at_most(image: np.ndarray, size: tuple[int, int], preset: Preset, number: int) -> np.ndarray:
     """A painting at the largest size that any scale will want of it."""
     if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
         return image  # for arguments.check to refuse
-    return np.asarray(images.resize(image, *scale.style_size(image.shape, size, preset.config)))
+    wanted = scale.style_size(image.shape, size, preset.config, number=number)
+    return np.asarray(images.resize(image, *wanted))
 
 
 def _marked(
@@ -215,6 +219,7 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     found = weights.choose(
         options.choice("--network", given["network"], weights.NETWORKS),
         given["weights_file"],
+        wanted=preset.network,
         offline=given["offline"],
         progressbar=not given["quiet"],
     )

@@ -282,3 +282,31 @@ def _max_pool_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def max_pool_ceil(x: jax.Array) -> jax.Array:
+    """Maximum of 2x2 windows, ``[h, w, c]`` to ``[ceil(h / 2), ceil(w / 2), c]``.
+
+    Caffe's rounding, in which VGG was trained: an odd last row or column makes windows of its own.
+    Where both sides are even it is ``max_pool``.
+    """
+    h, w, _ = x.shape
+    return max_pool(jnp.pad(x, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf))
+
+
+def average_pool_doubled(x: jax.Array) -> jax.Array:
+    """Twice ``average_pool``: activations of about the size that maximum pooling leaves.
+
+    K. Crowson's style-transfer-pytorch; "Gatys et al. (2015) do not do this".
+    """
+    return 2 * average_pool(x)
+
+
+def l2_pool(x: jax.Array) -> jax.Array:
+    """``0.78 (sum x^2)^1/2`` over 2x2 windows, ``[h, w, c]`` to ``[h // 2, w // 2, c]``.
+
+    K. Crowson's style-transfer-pytorch, with its factor. The gradient of a window of zeros is zero.
+    """
+    squares = 4 * average_pool(jnp.square(x))
+    some = squares > 0
+    return jnp.where(some, 0.78 * jnp.sqrt(jnp.where(some, squares, 1)), 0)

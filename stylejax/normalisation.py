@@ -14,6 +14,7 @@ from, and to what was distilled from it; of another, torchvision's say, measure 
 (``scripts/convert_weights.py --normalise``).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -56,11 +57,9 @@ def mean_activations(
     total = {name: np.zeros(params[name]["bias"].shape) for name in names}
     count = dict.fromkeys(names, 0)
     for image in images:
-        height, width = image.shape[:2]
         for name, value in sums(params, image).items():
-            shrink = 2 ** (int(name[4:].split("_")[0]) - 1)
             total[name] += np.asarray(value, np.float64)
-            count[name] += (height // shrink) * (width // shrink)
+            count[name] += math.prod(vgg.feature_size(image.shape[:2], name, pool))
     if not count or not all(count.values()):
         raise ValueError("no images to average the activations over; give at least one")
     return {name: (total[name] / count[name]).astype(np.float32) for name in names}

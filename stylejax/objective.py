@@ -1,8 +1,8 @@
 """The objective: what the picture is pulled towards, and how far it still is.
 
-``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV`` (eq. 7 with alpha =
-``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``). With regions ``E_l`` is the sum
-of theirs.
+``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV + dream * mean_l D_l``
+(eq. 7 with alpha = ``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``). With regions
+``E_l`` is the sum of theirs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from stylejax import losses, vgg
 from stylejax.config import Config
 from stylejax.guides import Carried, Guides, carry, fitted, weigh
+from stylejax.statistics import Statistic
 
 Number = float | jax.Array
 Shares = Sequence[Number] | Sequence[Sequence[Number]] | jax.Array
@@ -34,6 +35,8 @@ class LossWeights(NamedTuple):
         painting, grain of another. None blends equally, but gives each region a painting of its
         own where there are as many of both.
       regions: ``[R]``, how strongly style pulls in each region; None is 1 for each.
+      dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
+        have; None is 0.
     """
 
     content: Number = 1.0
@@ -43,6 +46,7 @@ class LossWeights(NamedTuple):
     style_layers: Mapping[str, Number] | None = None
     styles: Shares | Mapping[str, Shares] | None = None
     regions: Sequence[Number] | jax.Array | None = None
+    dream: Number | None = None
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -55,12 +59,14 @@ class Targets(NamedTuple):
 
     Attributes:
       content: the photo's features by content layer.
-      style: by style layer a statistic for each region.
+      style: by style layer a statistic's target for each region.
+      dream: ``losses.activity`` of the photo by dream layer.
       guides: where each region is; None where there is one, the whole picture.
     """
 
     content: dict[str, jax.Array]
     style: dict[str, tuple[Any, ...]]
+    dream: dict[str, jax.Array]
     guides: Carried | None = None
 
 
@@ -72,12 +78,14 @@ class LossTerms(NamedTuple):
       content: by content layer, ``content * c_l * L_content,l``.
       style: by style layer, ``style * w_l * E_l``.
       tv: ``tv * TV``.
+      dream: by dream layer, ``dream * D_l`` over their number.
     """
 
     total: jax.Array
     content: dict[str, jax.Array]
     style: dict[str, jax.Array]
     tv: jax.Array
+    dream: dict[str, jax.Array]
 
 
 def network_features(
@@ -122,7 +130,8 @@ def make_targets(
       config: layers, statistics and network options.
       masks: where each region is, of any sizes; None is one region, everywhere.
     """
-    seen = network_features(params, content, config.content_layers, config)
+    looked_at = dict.fromkeys(config.content_layers + config.dream_layers)
+    seen = network_features(params, content, tuple(looked_at), config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
     if masks is not None:
         masks = fitted(masks, content.shape, [style.shape for style in styles], content.dtype)
@@ -138,7 +147,12 @@ def make_targets(
             )
             for region, weights in enumerate(_style_weights(masks, layer, features))
         )
-    return Targets(seen, style, _carried(masks, params, content, config))
+    return Targets(
+        content={layer: seen[layer] for layer in config.content_layers},
+        style=style,
+        dream={layer: losses.activity(seen[layer]) for layer in config.dream_layers},
+        guides=_carried(masks, params, content, config),
+    )
 
 
 def _style_weights(
@@ -200,42 +214,66 @@ def evaluate(
     features = network_features(params, image, config.layers, config)
     content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
+    compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
     content = {
         layer: loss_weights.content
         * content_weights[layer]
-        * _content_loss(features[layer], targets, layer, config)
+        * compare(
+            partial(_content_loss, config, targets.guides and targets.guides.content, layer),
+            features[layer],
+            targets.content[layer],
+        )
         for layer in config.content_layers
     }
     style = {
         layer: loss_weights.style
         * style_weights[layer]
-        * _style_loss(features[layer], targets, layer, loss_weights, config)
-        for layer in config.style_layers
+        * compare(
+            partial(_style_loss, statistic, targets.guides, layer, loss_weights.regions),
+            features[layer],
+            targets.style[layer],
+        )
+        for layer, statistic in config.statistics.items()
     }
-    tv = loss_weights.tv * losses.total_variation(image)
-    total = sum(content.values()) + sum(style.values()) + tv
-    return total, LossTerms(total=total, content=content, style=style, tv=tv)
+    dream = {
+        layer: (0.0 if loss_weights.dream is None else loss_weights.dream)
+        / len(config.dream_layers)
+        * compare(losses.dream_loss, features[layer], targets.dream[layer])
+        for layer in config.dream_layers
+    }
+    tv = loss_weights.tv * config.total_variation(image)
+    total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values())
+    return total, LossTerms(total=total, content=content, style=style, tv=tv, dream=dream)
 
 
-def _content_loss(features: jax.Array, targets: Targets, layer: str, config: Config) -> jax.Array:
-    carried = targets.guides.content if targets.guides else None
-    mask = carried[layer] if carried else None
-    target = targets.content[layer]
+def _content_loss(
+    config: Config,
+    masks: Mapping[str, jax.Array] | None,
+    layer: str,
+    features: jax.Array,
+    target: jax.Array,
+) -> jax.Array:
+    mask = masks[layer] if masks else None
     return config.content_loss(weigh(features, mask), weigh(target, mask))
 
 
 def _style_loss(
-    features: jax.Array, targets: Targets, layer: str, loss_weights: LossWeights, config: Config
+    statistic: Statistic,
+    guides: Carried | None,
+    layer: str,
+    strengths: Sequence[Number] | jax.Array | None,
+    features: jax.Array,
+    targets: Sequence[Any],
 ) -> jax.Array:
     """The sum over regions of the share of the picture that each covers times its distance."""
-    statistic, wanted = config.statistics[layer], targets.style[layer]
-    if targets.guides is None:
-        return statistic.distance(statistic.accumulate(features), wanted[0])
-    mask = targets.guides.style[layer]
-    strength = jnp.ones(len(wanted)) if loss_weights.regions is None else loss_weights.regions
-    factors = jnp.asarray(strength, features.dtype) * jnp.mean(mask, axis=(0, 1))
+    if guides is None:
+        return statistic.distance(statistic.accumulate(features), targets[0])
+    mask = guides.style[layer]
+    factors = jnp.mean(mask, axis=(0, 1))
+    if strengths is not None:
+        factors = factors * jnp.asarray(strengths, features.dtype)
     terms = [
-        factors[region] * statistic.distance(statistic.accumulate(features, mask[:, :, region]), w)
-        for region, w in enumerate(wanted)
+        factors[region] * statistic.distance(statistic.accumulate(features, mask[:, :, region]), t)
+        for region, t in enumerate(targets)
     ]
     return jnp.sum(jnp.stack(terms))

@@ -6,11 +6,13 @@ option.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from stylejax import colour, layers, statistics, vgg
+from stylejax import colour, layers, losses, statistics, vgg
+from stylejax.canvas import PIXELS, Blank
 from stylejax.config import Config, Precision
 from stylejax.masks import Marked
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
@@ -23,7 +25,20 @@ OPTIMIZERS: dict[str, Callable[..., Minimizer]] = {
     "jaxopt-lbfgs": JaxoptLbfgs,
     "jaxopt-lbfgsb": JaxoptLbfgsb,
 }
-POOLS = {"avg": layers.average_pool, "max": layers.max_pool}
+POOLS = {
+    "avg": layers.average_pool,
+    "max": layers.max_pool,
+    "max-ceil": layers.max_pool_ceil,
+    "avg-doubled": layers.average_pool_doubled,
+    "l2": layers.l2_pool,
+}
+VARIATIONS = {
+    "squares": losses.total_variation,
+    "absolute": losses.absolute_variation,
+    "cropped": losses.cropped_variation,
+    "power": losses.power_variation,
+    "nine-point": losses.nine_point_variation,
+}
 COLOURS = {
     "cholesky": colour.CHOLESKY,
     "pca": colour.PCA,
@@ -43,6 +58,10 @@ STATISTICS = {
     "patches": statistics.RELATIVE_PATCHES,
 }
 SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
+# Beside the default preset's weights; looked at from 2, hardly seen, to 50.
+DREAM_WEIGHT = 10.0
+# Fields of Config that the command line calls by another name.
+RENAMED = {"steps_per_scale": "scale_steps"}
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
 
@@ -81,6 +100,22 @@ def weighted_layers(option: str, text: str) -> tuple[tuple[str, ...], dict[str, 
             raise ValueError(f"{option} names {name} twice")
         weights[name] = number(f"{option} {name}:", weight) if colon else 1.0
     return tuple(weights), weights if ":" in text else None
+
+
+def preset_weights(names: tuple[str, ...], own: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Weights of layers that were named without any, where a preset has weights of its own.
+
+    A layer weighs as much as the preset's in the same block, or as their mean where there is none.
+    None, for equal shares of one, where the preset has none either.
+
+    >>> preset_weights(("relu1_2", "relu4_1"), {"relu1_1": 3.0, "relu2_1": 1.0})
+    {'relu1_2': 3.0, 'relu4_1': 2.0}
+    """
+    if own is None:
+        return None
+    by_block = {vgg.block_of(layer): weight for layer, weight in own.items()}
+    mean = sum(own.values()) / len(own)
+    return {name: own.get(name, by_block.get(vgg.block_of(name), mean)) for name in names}
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -157,13 +192,13 @@ class Start(NamedTuple):
 
 
 def start(option: str, text: str) -> Start:
-    """``content``, ``noise``, ``mix:R`` or a file.
+    """``content``, ``noise``, ``grey``, ``mix:R`` or a file.
 
     >>> start("--init", "mix:0.25")
     Start(noise=0.25, file=None)
     """
-    if text in ("content", "noise"):
-        return Start(float(text == "noise"), None)
+    if text in ("content", "noise", "grey"):
+        return Start(float(text != "content"), None)
     if text.startswith("mix:"):
         share = number(option, text.removeprefix("mix:"))
         if share > 1:
@@ -171,34 +206,94 @@ def start(option: str, text: str) -> Start:
         return Start(share, None)
     if not Path(text).is_file():
         raise ValueError(
-            f"{option} {text!r} is no file; give content, noise, mix:R (R from 0 to 1) or a picture"
+            f"{option} {text!r} is no file; give content, noise, grey, mix:R (R from 0 to 1) or a "
+            "picture"
         )
     return Start(0.0, Path(text))
+
+
+def _flag(name: str, value: Any = None) -> str:
+    """An option as it is written, the way a word for yes or no was."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
 
 
 def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
     """The minimizer that ``--optimizer`` and its own settings ask for.
 
     Args:
-      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``memory``; None where
-        the command line is silent.
+      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``clamp``, ``memory``
+        and ``line_search``; None where the command line is silent.
       default: the preset's.
     """
     name = given["optimizer"]
     kind = type(default) if name is None else OPTIMIZERS[choice("--optimizer", name, [*OPTIMIZERS])]
     made = default if name is None or kind is type(default) else kind()
-    settings = {k: given[k] for k in ("learning_rate", "average", "memory") if given[k] is not None}
+    names = ("learning_rate", "average", "clamp", "memory", "line_search")
+    settings = {k: given[k] for k in names if given[k] is not None}
     fields = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     for setting, value in settings.items():
-        flag = "--" + setting.replace("_", "-")
+        said = _flag(setting, value) + ("" if isinstance(value, bool) else f" {value:g}")
         if setting not in fields:
             owners = [n for n, k in OPTIMIZERS.items() if setting in k.__dataclass_fields__]  # type: ignore[attr-defined]
-            raise ValueError(f"{flag} {value:g} works with --optimizer {' or '.join(owners)} only")
+            raise ValueError(f"{said} works with --optimizer {' or '.join(owners)} only")
         if setting == "average" and not 0 <= value < 1:
-            raise ValueError(f"{flag} {value:g} must be at least 0 and less than 1")
-        if setting != "average" and not value > 0:
-            raise ValueError(f"{flag} {value:g} must be more than 0")
+            raise ValueError(f"{said} must be at least 0 and less than 1")
+        if setting in ("learning_rate", "memory") and not value > 0:
+            raise ValueError(f"{said} must be more than 0")
     return dataclasses.replace(made, **settings)  # type: ignore[type-var]
+
+
+def dream(given: dict[str, Any]) -> tuple[tuple[str, ...], float] | None:
+    """What ``--dream-layers`` and ``--dream-weight`` ask for; None where both are silent.
+
+    Args:
+      given: ``dream_layers`` and ``dream_weight``; None where the command line is silent.
+    """
+    if given["dream_layers"] is None:
+        if given["dream_weight"] is not None:
+            raise ValueError("--dream-weight works with --dream-layers only")
+        return None
+    names, weights = weighted_layers("--dream-layers", given["dream_layers"])
+    if weights is not None:
+        raise ValueError("--dream-layers takes names only; --dream-weight is for all of them")
+    weight = given["dream_weight"]
+    return names, DREAM_WEIGHT if weight is None else number("--dream-weight", str(weight))
+
+
+def pyramid(given: dict[str, Any], optimizer: Minimizer, preset: Config) -> dict[str, Any]:
+    """What the command line says of scales and steps, as changes of the preset's config.
+
+    Lists take the place of the preset's rules, and rules of its lists; a list beside a rule of the
+    command line is refused.
+
+    Args:
+      given: ``steps``, ``coarse_steps``, ``scales``, ``smallest``, ``scale_sizes``, ``scale_steps``
+        and ``carry``; None where the command line is silent.
+      optimizer: the one in use.
+      preset: the preset's config.
+    """
+    changes: dict[str, Any] = {}
+    # Of the rules only the first can be absent from a config; the second is not read beside a list.
+    for option, rules in (
+        ("scale_sizes", ("scales", "smallest")),
+        ("scale_steps", ("coarse_steps", "steps")),
+    ):
+        field = {name: field for field, name in RENAMED.items()}.get(option, option)
+        said = {rule: given[rule] for rule in rules if given[rule] is not None}
+        if given[option] is None:
+            changes |= {field: None, **said} if said else {}
+        elif said:
+            rule = next(iter(said))
+            raise ValueError(f"{_flag(option)} and {_flag(rule)} are both given; take one")
+        else:
+            changes |= {field: given[option], rules[0]: None}
+    if any(given[name] is not None for name in ("steps", "coarse_steps", "scale_steps")):
+        changes["first_steps"] = None  # the preset's belongs to the preset's other steps
+    if given["carry"] is not None:
+        changes["carry"] = given["carry"]
+    elif preset.carry and not hasattr(optimizer, "carry"):
+        changes["carry"] = False  # nobody asked for it
+    return changes
 
 
 def colours(given: dict[str, Any]) -> colour.Colour | None:
@@ -291,10 +386,18 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     """
     preset = PRESETS[choice("--preset", given["preset"], [*PRESETS])]
     config: dict[str, Any] = {"optimizer": optimizer(given, preset.config.optimizer)}
+    if type(config["optimizer"]) is not type(preset.config.optimizer) and preset.white:
+        config["canvas"] = PIXELS  # another program's unit of length belongs to its own optimizer
     loss_weights: dict[str, Any] = {}
-    for name in ("steps", "coarse_steps", "scales", "smallest", "style_scale"):
-        if given[name] is not None:
-            config[name] = given[name]
+    config |= pyramid(given, config["optimizer"], preset.config)
+    if given["style_scale"] is not None:
+        config["style_scale"] = given["style_scale"]
+    each = config.get("style_scale", preset.config.style_scale)
+    if isinstance(each, tuple) and len(each) != styles:
+        raise ValueError(
+            f"--style-scale {','.join(f'{scale:g}' for scale in each)} has {len(each)} numbers for "
+            f"{styles} paintings; give one, or one each"
+        )
     if given["pooling"] is not None:
         config["pool"] = POOLS[choice("--pooling", given["pooling"], [*POOLS])]
     for name, possible in (("padding", PADDINGS), ("precision", PRECISIONS)):
@@ -303,7 +406,9 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     for name in ("content_layers", "style_layers"):
         if given[name] is not None:
             option = "--" + name.replace("_", "-")
-            config[name], loss_weights[name] = weighted_layers(option, given[name])
+            config[name], weights = weighted_layers(option, given[name])
+            own = getattr(preset.loss_weights, name)
+            loss_weights[name] = weights or preset_weights(config[name], own)
     if given["style_statistic"] is not None:
         config["style_statistic"] = style_statistic(
             "--style-statistic",
@@ -321,11 +426,21 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
             styles,
             config.get("style_layers", preset.config.style_layers),
         )
+    if given["tv_form"] is not None:
+        form = choice("--tv-form", given["tv_form"], [*VARIATIONS])
+        config["total_variation"] = VARIATIONS[form]
+    if given["normalise_gradients"]:
+        config["normalise_gradients"] = True
+    dreamt = dream(given)
+    if dreamt is not None:
+        config["dream_layers"], loss_weights["dream"] = dreamt
     if (asked := colours(given)) is not None:
         config["colour"] = asked
     file = None
     if given["init"] is not None:
         config["noise"], file = start("--init", given["init"])
+        if given["init"] == "grey":
+            config["blank"] = preset.config.blank or Blank()
     return preset._replace(
         config=_replace(preset.config, config),
         loss_weights=preset.loss_weights._replace(**loss_weights),
@@ -334,10 +449,17 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
 
 def _replace(config: Config, changes: dict[str, Any]) -> Config:
     """As ``dataclasses.replace``, with the option's name in the message of an error."""
-    try:
+    with naming(fields=changes):
         return dataclasses.replace(config, **changes)
+
+
+@contextmanager
+def naming(*, fields: Collection[str] = tuple(Config.__dataclass_fields__)) -> Iterator[None]:
+    """Puts an option's name in the place of its field's at the start of an error's message."""
+    try:
+        yield
     except ValueError as error:
         field, _, rest = str(error).partition(" ")
-        if field not in changes:
+        if field not in fields:
             raise
-        raise ValueError(f"--{field.replace('_', '-')} {rest}") from None
+        raise ValueError(f"{_flag(RENAMED.get(field, field))} {rest}") from None

@@ -7,7 +7,7 @@ device, and holds the one place where the objective is compiled; ``picture`` sho
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from stylejax import canvas, images, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
-from stylejax.optimizers import State, Status
+from stylejax.optimizers import Adam, State, Status
 
 Array = jax.Array | np.ndarray
 
@@ -46,6 +46,7 @@ class Stretch(NamedTuple):
       rows: of the steps of the stretch, or the one of the start, which no step has made.
       evaluations: at this scale so far.
       status: of the run at this scale.
+      state: on the device; it is used up when the walk goes on.
     """
 
     step: int
@@ -54,17 +55,22 @@ class Stretch(NamedTuple):
     rows: History
     evaluations: int
     status: Status
+    state: State
 
 
-def style_size(style: tuple[int, ...], size: tuple[int, int], config: Config) -> tuple[int, int]:
-    """Height and width of a painting beside a picture of ``size``.
+def style_size(
+    style: tuple[int, ...], size: tuple[int, int], config: Config, *, number: int = 0
+) -> tuple[int, int]:
+    """Height and width of painting ``number``, counted from 0, beside a picture of ``size``.
 
     Its long side is ``style_scale`` times the picture's, its short side never below what the
     deepest layer needs, and it is never enlarged.
     """
     height, width = style[:2]
     least = vgg.minimum_size(config.style_layers)
-    shrink = max(max(size) * config.style_scale / max(height, width), least / min(height, width))
+    each = config.style_scale
+    scale = each[number] if isinstance(each, tuple) else each
+    shrink = max(max(size) * scale / max(height, width), least / min(height, width))
     if shrink >= 1:
         return height, width
     return max(least, round(height * shrink)), max(least, round(width * shrink))
@@ -91,6 +97,7 @@ def prepare(
     key: jax.Array,
     guides: Guides | None = None,
     *,
+    carried: State | None = None,
     size: tuple[int, int],
     config: Config,
 ) -> tuple[State, Targets]:
@@ -104,17 +111,24 @@ def prepare(
       loss_weights: the coefficients.
       key: seeds the start image's noise.
       guides: masks of any sizes, or None.
+      carried: the end of the scale before, if the optimizer shall go on from it.
       size: height and width of this scale.
       config: everything static.
     """
     content = images.resize(content, *size)
-    resized = [images.resize(s, *style_size(s.shape, size, config)) for s in styles]
+    resized = [
+        images.resize(style, *style_size(style.shape, size, config, number=number))
+        for number, style in enumerate(styles)
+    ]
     targets = make_targets(params, content, resized, loss_weights, config, guides)
     if picture is None:
-        picture = canvas.start_image(content, config.noise, key)
+        picture = canvas.start_image(content, config.noise, key, blank=config.blank)
     z = config.held.encode(images.resize(picture, *size))
     fun = partial(_objective, config=config)
-    return config.optimizer.init(fun, z, params, targets, loss_weights), targets
+    state = config.optimizer.init(fun, z, params, targets, loss_weights)
+    if carried is not None:
+        state = cast(Adam, config.optimizer).carry(carried, state)  # Config has seen to it
+    return state, targets
 
 
 def _steps(
@@ -209,6 +223,7 @@ def walk(
             rows=rows,
             evaluations=int(state.evaluations),
             status=status,
+            state=state,
         )
         if step >= steps or status != Status.RUNNING:
             return

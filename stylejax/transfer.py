@@ -8,6 +8,7 @@ after it; everything below is plain and composes with the transformations of the
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 import jax
@@ -30,7 +31,7 @@ class Result(NamedTuple):
 
     Attributes:
       image: ``[H, W, 3]``, sRGB. Values may lie a little outside [0, 1] (except with
-        ``JaxoptLbfgsb``); ``images.save`` clips them.
+        ``JaxoptLbfgsb`` and ``Adam(clamp=True)``); ``images.save`` clips them.
       history: one record per scale, coarse to fine.
       evaluations: int32, evaluations of the objective and its gradient at all scales.
       status: int32, the worst ``Status`` of all scales.
@@ -82,7 +83,7 @@ def stylize(
     """Renders a photo in the style of one or more paintings; a pure function.
 
     Works under ``jax.jit`` (``config`` static), ``jax.vmap`` over any of the array arguments, and,
-    with ``Adam``, ``jax.grad``.
+    with ``Adam`` or ``Lbfgs(line_search=False)``, ``jax.grad``.
 
     Args:
       params: the network's arrays, e.g. of ``weights.load``.
@@ -117,13 +118,13 @@ def stylize(
     photo, paintings, picture = colour.prepare(config.colour, content, styles, init)
     # No program of a scale depends on it, so other colours find them compiled.
     colours, config = config.colour, replace(config, colour=None)
-    history, states = [], []
+    history, states, carried = [], [], None
+    start = partial(prepare, params, photo, paintings, config=config)
     for scale, size in enumerate(sizes):
-        state, targets = prepare(
-            params, photo, paintings, picture, loss_weights, key, guides, size=size, config=config
-        )
+        state, targets = start(picture, loss_weights, key, guides, carried=carried, size=size)
         steps = config.steps_at(scale, len(sizes))
         picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
+        carried = state if config.carry else None
         history.append(rows)
         states.append(state)
     return Result(
@@ -203,20 +204,11 @@ def _pyramid(
     sizes = config.sizes(*content.shape[:2])
     given = (params, content, styles, picture, loss_weights, key, guides)
     with compiling(*given, sizes=sizes, length=every, config=config) as compiled:
-        before = 0
+        before, carried = 0, None
+        start = partial(prepare, params, content, styles, config=config)
         for scale, size in enumerate(sizes):
             wait([compiled[scale]])
-            state, targets = prepare(
-                params,
-                content,
-                styles,
-                picture,
-                loss_weights,
-                key,
-                guides,
-                size=size,
-                config=config,
-            )
+            state, targets = start(picture, loss_weights, key, guides, carried=carried, size=size)
             steps = config.steps_at(scale, len(sizes))
             for reached in walk(
                 state, params, targets, loss_weights, steps=steps, every=every, config=config
@@ -233,3 +225,4 @@ def _pyramid(
                     status=reached.status,
                 )
             picture, before = reached.image, before + reached.evaluations
+            carried = reached.state if config.carry else None

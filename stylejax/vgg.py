@@ -135,8 +135,28 @@ def check_layers(layers: Iterable[str], architecture: Architecture = VGG19) -> N
             raise ValueError(f"unknown layer {layer!r}; this network has {', '.join(known)}")
 
 
+def feature_size(size: Sequence[int], layer: str, pool: Pool) -> tuple[int, int]:
+    """Height and width of a layer's features, for an image of ``size``.
+
+    The one place that knows how features round: the pooling itself is asked. Most round an odd
+    side down, ``layers.max_pool_ceil`` up, as Caffe does.
+
+    >>> from stylejax import layers
+    >>> feature_size((100, 75), "relu3_1", layers.max_pool)
+    (25, 18)
+    >>> feature_size((100, 75), "relu3_1", layers.max_pool_ceil)
+    (25, 19)
+    """
+    pooled = jax.ShapeDtypeStruct((*size, 1), jnp.float32)
+    for _ in range(block_of(layer) - (not layer.startswith("pool"))):
+        pooled = jax.eval_shape(pool, pooled)
+    return pooled.shape[0], pooled.shape[1]
+
+
 def minimum_size(layers: Iterable[str]) -> int:
     """The least height and width in pixels at which every layer has at least one position.
+
+    With a pooling that rounds up there would be positions in smaller images too, all border.
 
     >>> minimum_size(["relu4_2", "relu5_1"])
     16
@@ -254,16 +274,17 @@ def features(
       params: the network's arrays; the architecture is read off them.
       image: ``[H, W, 3]`` float, sRGB in [0, 1]; its dtype is the dtype of the computation.
       layers: names such as ``"relu4_2"``.
-      pool: ``layers.average_pool`` (the paper: "improves the gradient flow") or
-        ``layers.max_pool`` (how the network was trained).
+      pool: ``layers.average_pool`` (the paper: "improves the gradient flow"), ``layers.max_pool``
+        (the usual), ``layers.max_pool_ceil`` (how the network was trained), or another of
+        ``layers``.
       padding: ``"zero"`` puts a dark frame around every layer, as in training; ``"replicate"``
         repeats the border at the first convolution, ``"replicate-all"`` at every one, so that the
         network sees no frame at all.
       precision: of the convolutions, see ``layers.convolve``.
 
     Returns:
-      ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, rounded
-      down.
+      ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, see
+      ``feature_size``.
 
     Raises:
       ValueError: unknown layer, or params that are no VGG.
@@ -323,6 +344,22 @@ def up_to(params: Params, layers: Iterable[str]) -> Params:
     deepest = max(map(order.index, layers))
     unused = {name for name in order[deepest + 1 :] if name.startswith("conv")}
     return {name: arrays for name, arrays in params.items() if name not in unused}
+
+
+def scale_features(params: Params, factor: float) -> Params:
+    """The same network with every feature at every layer times ``factor``, which is positive.
+
+    The input and all biases are multiplied; ReLUs and poolings let a factor through. It brings one
+    checkpoint's activations to the unit of another's: those of torchvision's VGG-19 are about 58
+    times smaller than the original's, as their inputs are.
+    """
+    scaled = {}
+    for layer, arrays in params.items():
+        moved = ("kernel", "bias") if layer == "input" else ("bias",)
+        scaled[layer] = {
+            name: array * factor if name in moved else array for name, array in arrays.items()
+        }
+    return scaled
 
 
 def fold_taps(params: Params) -> Params:

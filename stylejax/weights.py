@@ -282,6 +282,16 @@ def _command(network: str) -> str:
     return COMMAND if network == "vgg19" else f"{COMMAND} --network {network}"
 
 
+def _instead(network: str, wanted: str | None) -> str:
+    """What to say where ``network`` was taken; nothing where any was welcome."""
+    if wanted in (None, network):
+        return ""
+    return (
+        f"{FILE_NAMES[str(wanted)]} is not on this machine; using {network} instead: "
+        f"`{_command(str(wanted))}` fetches the other"
+    )
+
+
 class Found(NamedTuple):
     """A network that was chosen.
 
@@ -300,6 +310,7 @@ def choose(
     network: str = "auto",
     option: str | Path | None = None,
     *,
+    wanted: str | None = None,
     offline: bool = False,
     progressbar: bool | DownloadProgress = False,
 ) -> Found:
@@ -308,6 +319,8 @@ def choose(
     Args:
       network: ``auto``, ``vgg19``, ``vgg19-torchvision`` or ``slim``.
       option: a file to take instead, such as the command line's ``--weights``.
+      wanted: the full network that ``auto`` prefers where several are there, and says so where it
+        takes another; None takes either without a word.
       offline: True never uses the network.
       progressbar: of a download, see ``fetch``.
 
@@ -318,15 +331,15 @@ def choose(
     if network not in NETWORKS:
         raise ValueError(f"network {network!r} is unknown; choose one of {', '.join(NETWORKS)}")
     if network != "auto" or _named(option) is not None:
-        wanted = "vgg19" if network == "auto" else network
-        path = resolve(option, network=wanted, fetch_missing=not offline, progressbar=progressbar)
+        named = "vgg19" if network == "auto" else network
+        path = resolve(option, network=named, fetch_missing=not offline, progressbar=progressbar)
         return Found(path, describe(path))
-    for wanted in checkpoints.PUBLISHED:
+    for candidate in sorted(checkpoints.PUBLISHED, key=lambda name: name != wanted):
         try:
-            path = resolve(network=wanted, fetch_missing=False)
+            path = resolve(network=candidate, fetch_missing=False)
         except FileNotFoundError:
             continue
-        return Found(path, describe(path))
+        return Found(path, describe(path), _instead(candidate, wanted))
     reason = f"{FILE_NAME} is not on this machine"
     if not offline:
         try:
@@ -334,7 +347,7 @@ def choose(
         except (OSError, ValueError) as error:
             reason = str(error).partition(";")[0]
         else:
-            return Found(path, describe(path))
+            return Found(path, describe(path), _instead("vgg19", wanted))
     return Found(
         SLIM,
         describe(SLIM),

@@ -26,6 +26,7 @@ LINE_SEARCHES = (
 )
 ADAM = Adam(learning_rate=0.02)
 MINIMIZERS = (*LINE_SEARCHES, ADAM)
+FULL_STEPS = Lbfgs(memory=MEMORY, line_search=False)
 
 QUADRATIC, CHAIN, ROSENBROCK, RIDGE, ABSOLUTE, LOGARITHM = range(6)
 CONDITION_100 = np.logspace(0, 2, SIZE)

@@ -101,13 +101,17 @@ def relu_gradient(x, cotangent) -> Array:
     return dx
 
 
-def _windows(shape):
-    """Every output index `(i, j, c)` of a 2x2 pooling with its four input indices, row-major."""
+def _windows(shape, up: bool = False):
+    """Every output index `(i, j, c)` of a 2x2 pooling with its input indices, row-major.
+
+    An odd last row or column is dropped, or, rounding `up`, has windows of two pixels or one.
+    """
     height, width, channels = shape
-    for i in range(height // 2):
-        for j in range(width // 2):
+    for i in range((height + up) // 2):
+        for j in range((width + up) // 2):
             for c in range(channels):
-                yield (i, j, c), [(2 * i + a, 2 * j + b, c) for a in range(2) for b in range(2)]
+                window = [(2 * i + a, 2 * j + b, c) for a in range(2) for b in range(2)]
+                yield (i, j, c), [(a, b, c) for a, b, c in window if a < height and b < width]
 
 
 def average_pool(x) -> Array:
@@ -120,13 +124,38 @@ def average_pool(x) -> Array:
     return y
 
 
-def max_pool(x) -> Array:
-    """The maximum of each 2x2 window of `[H, W, C]`; an odd last row or column is dropped."""
+def max_pool(x, up: bool = False) -> Array:
+    """The maximum of each 2x2 window of `[H, W, C]`; an odd last line is dropped, or `up` kept."""
+    x = _array(x)
+    y = np.zeros(((x.shape[0] + up) // 2, (x.shape[1] + up) // 2, x.shape[2]))
+    for out, window in _windows(x.shape, up):
+        y[out] = max(x[index] for index in window)
+    return y
+
+
+def max_pool_ceil(x) -> Array:
+    """Caffe's rounding: sides of `ceil(H / 2)` and `ceil(W / 2)`."""
+    return max_pool(x, up=True)
+
+
+def l2_pool(x) -> Array:
+    """`0.78` times the root of the sum of squares of each 2x2 window."""
     x = _array(x)
     y = np.zeros((x.shape[0] // 2, x.shape[1] // 2, x.shape[2]))
     for out, window in _windows(x.shape):
-        y[out] = max(x[index] for index in window)
+        y[out] = 0.78 * math.sqrt(sum(x[index] ** 2 for index in window))
     return y
+
+
+def l2_pool_gradient(x, cotangent) -> Array:
+    """`0.78 x / |window|` times the window's cotangent; 0 where the window is zero."""
+    x, cotangent = _array(x), _array(cotangent)
+    dx = np.zeros(x.shape)
+    for out, window in _windows(x.shape):
+        size = math.sqrt(sum(x[index] ** 2 for index in window))
+        for index in window:
+            dx[index] += cotangent[out] * 0.78 * x[index] / size if size > 0 else 0.0
+    return dx
 
 
 def average_pool_gradient(x, cotangent) -> Array:
@@ -139,17 +168,21 @@ def average_pool_gradient(x, cotangent) -> Array:
     return dx
 
 
-def max_pool_gradient(x, cotangent) -> Array:
+def max_pool_gradient(x, cotangent, up: bool = False) -> Array:
     """The window's cotangent to its maximum; of equal maxima the first in row-major order."""
     x, cotangent = _array(x), _array(cotangent)
     dx = np.zeros(x.shape)
-    for out, window in _windows(x.shape):
+    for out, window in _windows(x.shape, up):
         largest = window[0]
         for index in window:
             if x[index] > x[largest]:
                 largest = index
         dx[largest] += cotangent[out]
     return dx
+
+
+def max_pool_ceil_gradient(x, cotangent) -> Array:
+    return max_pool_gradient(x, cotangent, up=True)
 
 
 # The network
@@ -185,7 +218,7 @@ def _run(params, image, layers, blocks, pooling, padding) -> list[tuple[str, Arr
     for layer in layers:
         if layer not in names:
             raise ValueError(f"no layer {layer!r} in {names}")
-    pool = {"average": average_pool, "max": max_pool}[pooling]
+    pool = {"average": average_pool, "max": max_pool, "max-ceil": max_pool_ceil}[pooling]
     depth = max(names.index(layer) for layer in layers)
     x = preprocess(image, params["input"]["kernel"], params["input"]["bias"])
     trace = []
@@ -233,7 +266,11 @@ def features_gradient(
 
     With `cotangents[l] = dL/dF^l` it is the `dL/dx` with which the papers change the image.
     """
-    pool_gradient = {"average": average_pool_gradient, "max": max_pool_gradient}[pooling]
+    pool_gradient = {
+        "average": average_pool_gradient,
+        "max": max_pool_gradient,
+        "max-ceil": max_pool_ceil_gradient,
+    }[pooling]
     trace = _run(params, image, list(cotangents), blocks, pooling, padding)
     dx = np.zeros(trace[-1][2].shape)
     for name, x, _ in reversed(trace):
@@ -609,6 +646,54 @@ def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[A
         x, gradient = new_x, new_gradient
         values.append(value)
     return x, values
+
+
+def full_steps(value_and_grad: Callable, x0, steps: int, memory: int) -> tuple[Array, list[int]]:
+    """L-BFGS without a line search, as Torch7's `optim.lbfgs` has it: `x0` and every point after.
+
+    The first step is `-g min(1, 1 / sum |g|)`, the others are `-H g`; a pair is kept where
+    `y.s > 1e-10`. Also the numbers of the steps whose pairs were kept.
+    """
+    points, kept = [_array(x0)], []
+    pairs: list[tuple[Array, Array]] = []
+    gradient = _array(value_and_grad(points[0])[1])
+    for number in range(steps):
+        direction = lbfgs_direction(gradient, pairs)
+        if number == 0:
+            direction = direction * min(1.0, 1.0 / float(np.sum(np.abs(gradient))))
+        points.append(points[-1] + direction)
+        before, gradient = gradient, _array(value_and_grad(points[-1])[1])
+        if _dot(direction, gradient - before) > 1e-10:
+            pairs = [*pairs, (direction, gradient - before)][-memory:]
+            kept.append(number)
+    return np.stack(points), kept
+
+
+def adam(value_and_grad: Callable, x0, steps: int, rate, b1, b2, eps, clamp=False) -> Array:
+    """Kingma and Ba, algorithm 1: `x0` and every point after, clipped to [0, 1] if wanted."""
+    points = [_array(x0)]
+    m, v = 0 * points[0], 0 * points[0]
+    for t in range(1, steps + 1):
+        g = _array(value_and_grad(points[-1])[1])
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        x = points[-1] - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        points.append(np.minimum(np.maximum(x, 0), 1) if clamp else x)
+    return np.stack(points)
+
+
+def linear_resample(image, height: int, width: int) -> Array:
+    """Enlarged `[h, w, ...]`: between the two nearest centres of pixels, the last beyond them."""
+    image = _array(image)
+    for axis, size in enumerate((height, width)):
+        old = image.shape[axis]
+        rows = []
+        for i in range(size):
+            place = min(max((i + 0.5) * old / size - 0.5, 0), old - 1)
+            low = min(int(place), old - 2)
+            share = place - low
+            rows.append((1 - share) * image.take(low, axis) + share * image.take(low + 1, axis))
+        image = np.stack(rows, axis)
+    return image
 
 
 def finite_difference(f: Callable, x, direction, step: float = 1e-5) -> float:

@@ -7,7 +7,7 @@ import pytest
 import scipy.fft
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax.canvas import FREQUENCIES, PIXELS, Canvas, start_image
+from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas, levels, start_image
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,6 +50,25 @@ def test_noise_alone_forgets_the_content(content):
     centred = np.asarray(noise) - 0.5
     for shifted in (np.roll(centred, 1, 0), np.roll(centred, 1, 1), np.roll(centred, 1, 2)):
         assert abs(np.mean(centred * shifted)) < 0.05 / 12
+
+
+def test_a_blank_is_a_colour_with_grain(content):
+    blank = Blank((0.2, 0.5, 0.7), 1e-3)
+    start = start_image(content, 1.0, KEY, blank=blank)
+    assert start.dtype == content.dtype
+    grain = np.asarray(start) - np.float32(blank.colour)
+    # Normal: of 6000 draws mean and deviation err by 1.3% of the deviation.
+    assert_allclose(grain.mean(), 0, atol=5e-5)
+    assert_allclose(grain.std(), 1e-3, rtol=0.05)
+    mixed = start_image(content, 0.25, KEY, blank=blank)
+    assert_allclose(mixed, 0.75 * content + 0.25 * start, rtol=0, atol=2e-7)
+
+
+def test_levels(content):
+    canvas = levels(256.0)
+    assert canvas is levels(256.0) and canvas != levels(255.0)
+    assert_allclose(canvas.encode(content), 256 * content, rtol=1e-6)
+    assert_allclose(canvas.decode(canvas.encode(content)), content, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])

@@ -1,5 +1,6 @@
 """The command line, used as a person would use it, on a narrow random network."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 import stylejax
-from stylejax import cli, images, record, weights
+from stylejax import cli, display, images, options, record, weights
 from stylejax.presets import DEFAULT
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
@@ -53,9 +55,10 @@ def run(folder, tmp_path, capsys):
     def run(*options, photo="photo.png", paintings=("painting.png",), out="out.png"):
         output = tmp_path / out
         argv = [str(folder / photo), *(str(folder / p) for p in paintings), "-o", str(output)]
-        argv += ["--weights", str(folder / "narrow.h5"), "--size", "32", "--steps", "2"]
-        argv += ["--scales", "1", *map(str, options)]
-        status = cli.main(argv)
+        argv += ["--weights", str(folder / "narrow.h5"), "--size", "32"]
+        argv += [] if "--scale-steps" in options else ["--steps", "2"]
+        argv += [] if "--scale-sizes" in options else ["--scales", "1"]
+        status = cli.main([*argv, *map(str, options)])
         return status, capsys.readouterr().err, output
 
     return run
@@ -164,10 +167,17 @@ def test_transparency_is_put_back(run, folder):
         ("--init", "mix:0.3", "--tv-weight", "0.1", "--content-weight", "2"),
         ("--content-layers", "relu4_2:1.0,relu5_2:0.5", "--style-layers", "conv1_1,pool2:3"),
         ("--style-scale", "0.8", "--device", "cpu"),
+        ("--scale-sizes", "24,36,48", "--scale-steps", "3,2,1", "--no-line-search"),
+        ("--optimizer", "adam", "--carry", "--clamp", "--scale-sizes", "32"),
+        ("--optimizer", "adam", "--no-carry", "--no-clamp"),
         ("--style-statistic", "mean-std+sliced:0.5,relu4_1:patches", "--optimizer", "adam"),
         ("--style-statistic", "wasserstein", "--style-layers", "relu2_1"),
         ("--colour", "luminance", "--colour-space", "srgb", "--colour-strength", "0.5"),
         ("--color", "histogram", "--init", "noise", "--optimizer", "adam"),
+        ("--pooling", "max-ceil", "--tv-form", "nine-point", "--init", "grey"),
+        ("--dream-layers", "relu3_1,relu4_1", "--dream-weight", "3", "--pooling", "l2"),
+        ("--normalise-gradients", "--no-line-search", "--preset", "neural-style"),
+        ("--preset", "crowsonkb", "--style-layers", "relu2_1,relu3_2", "--optimizer", "lbfgs"),
     ],
     ids=" ".join,
 )
@@ -255,10 +265,85 @@ def test_masks_are_inputs_that_are_not_written_over(folder, capsys):
     assert cli.main(argv) == 2 and "is one of the inputs" in capsys.readouterr().err
 
 
+def test_presets_weigh_other_layers_as_their_own(run):
+    options = ("--preset", "crowsonkb", "--record", "--style-layers")
+    written = json.loads(run(*options, "relu2_2,relu5_1")[2].with_suffix(".json").read_text())
+    assert written["loss_weights"]["style_layers"] == {"relu2_2": 64 / 341, "relu5_1": 1 / 341}
+    written = json.loads(run(*options, "relu2_2:3,relu5_2")[2].with_suffix(".json").read_text())
+    assert written["loss_weights"]["style_layers"] == {"relu2_2": 3, "relu5_2": 1}
+
+
 def test_init_file_and_blend(run, folder):
     options = ("--init", folder / "other.png", "--style-blend-weights", "2,1")
     status, said, _ = run(*options, paintings=("painting.png", "other.png"))
     assert status == 0, said
+
+
+def test_one_style_at_two_scales(run):
+    """The same painting twice; scale and weight each."""
+    twice = ("painting.png", "painting.png")
+    options = ("--size", "48", "--style-scale", "1,0.6", "--style-blend-weights", "2,1", "--record")
+    status, said, output = run(*options, paintings=twice)
+    assert status == 0, said
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert written["config"]["style_scale"] == [1.0, 0.6]
+    both = images.load(output).image
+    one = images.load(run("--size", "48", out="one.png")[2]).image
+    assert np.abs(both - one).max() > 0.01
+    status, said, _ = run("--style-scale", "1,1,1", paintings=twice)
+    assert status == 2 and "--style-scale 1,1,1 has 3 numbers for 2 paintings" in said
+
+
+def test_lists_show_in_lines_and_previews(run):
+    """The plan of the run is the list's: its steps, its sizes, the whole done at the end."""
+    _, said, output = run(
+        "--size", "48", "--scale-sizes", "28,40", "--scale-steps", "3,1,2", "--save-every", "2"
+    )
+    for line in ("scale 1/3 28x20  step 3/3", "scale 2/3 40x28  step 1/1", "scale 3/3 48x34"):
+        assert line in said
+    assert sorted(p.name for p in output.parent.glob("out_*.png")) == [
+        f"out_{n:05}.png" for n in (2, 4, 6)
+    ]
+
+
+def test_the_clock_counts_listed_steps():
+    """A step counts by its pixels, at every scale its own."""
+    config = stylejax.Config(scale_sizes=(20, 30), steps_per_scale=(4, 1, 2))
+    clock = display.Clock(config, 20, 40)
+    assert clock.pixels == [10 * 20, 15 * 30, 20 * 40] and clock.steps == [4, 1, 2]
+    assert clock.total == 4 * 200 + 450 + 2 * 800
+    at = SimpleNamespace(scale=2, step=1)
+    assert clock.done(at) == (4 * 200 + 450 + 800) / clock.total
+    at = SimpleNamespace(scale=2, step=2)
+    assert clock.done(at) == 1
+
+
+def test_lists_and_rules_replace_the_presets():
+    """A rule given where the preset has a list, a list where it has a rule."""
+    silent = dict.fromkeys(
+        ("steps", "coarse_steps", "scales", "smallest", "scale_sizes", "scale_steps", "carry")
+    )
+
+    def changed(config, **given):
+        changes = options.pyramid(silent | given, config.optimizer, config)
+        return dataclasses.replace(config, **changes)
+
+    listed = stylejax.Config(
+        scale_sizes=(64, 128), steps_per_scale=(9, 4, 2), optimizer=stylejax.Adam(), carry=True
+    )
+    ruled = stylejax.Config(scales=3, smallest=64, steps=5, coarse_steps=7)
+    assert changed(listed) == listed and changed(ruled) == ruled
+    found = changed(listed, scales=2, steps=8)
+    assert (found.scales, found.scale_sizes) == (2, None)
+    assert (found.steps, found.steps_per_scale) == (8, None)
+    assert changed(listed, coarse_steps=3).steps_per_scale is None
+    assert changed(listed, smallest=50).scale_sizes is None
+    found = changed(ruled, scale_sizes=(64,), scale_steps=(2, 1))
+    assert (found.scales, found.scale_sizes) == (None, (64,))
+    assert (found.coarse_steps, found.steps_per_scale) == (None, (2, 1))
+    assert not changed(listed, carry=False).carry
+    # A preset that carries Adam's moments does not stand in the way of another optimizer.
+    assert options.pyramid(silent, stylejax.Lbfgs(), listed) == {"carry": False}
 
 
 @pytest.mark.parametrize(
@@ -270,6 +355,22 @@ def test_init_file_and_blend(run, folder):
         (("--steps", "many"), "'--steps': 'many' is not a whole number"),
         (("--style-scale", "big"), "'--style-scale': 'big' is not a number"),
         (("--scales", "9"), "take at most"),
+        (("--style-scale", "1,big"), "'--style-scale': 'big' is not a number"),
+        (("--style-scale", "1,0.5"), "--style-scale 1,0.5 has 2 numbers for 1 paintings; give one"),
+        (("--scale-sizes", "24,32,64"), "--scale-sizes ends with 64, but the picture is 32x23"),
+        (("--scale-sizes", "8,32"), "--scale-sizes starts with 8, a picture of 8x6; relu5_1 needs"),
+        (("--scale-sizes", "28,24"), "--scale-sizes is (28, 24); each scale must be larger"),
+        (("--scale-sizes", "0,24"), "--scale-sizes is (0, 24)"),
+        (("--scale-sizes", "24;32"), "'--scale-sizes': '24;32' is not a whole number"),
+        (("--scale-sizes", "24", "--scales", "2"), "--scale-sizes and --scales are both given"),
+        (("--scale-sizes", "24", "--smallest", "9"), "--scale-sizes and --smallest are both given"),
+        (("--scale-steps", "1,2"), "--scale-steps has 2 numbers for 1 scales"),
+        (("--scale-steps", "0"), "--scale-steps is (0,)"),
+        (("--scale-steps", "1", "--steps", "2"), "--scale-steps and --steps are both given"),
+        (("--scale-steps", "1", "--coarse-steps", "2"), "--scale-steps and --coarse-steps are"),
+        (("--carry",), "--carry takes Adam: what Lbfgs remembers belongs to one size"),
+        (("--clamp",), "--clamp works with --optimizer adam only"),
+        (("--optimizer", "adam", "--no-line-search"), "--no-line-search works with --optimizer lb"),
         (("--seed", "-1"), "--seed -1"),
         (("--style-scale", "0"), "--style-scale is 0"),
         (("--content-weight", "-1"), "--content-weight"),
@@ -291,6 +392,12 @@ def test_init_file_and_blend(run, folder):
         (("--style-blend-weights", "0"), "adds up to 0"),
         (("--pooling", "median"), "--pooling 'median' is unknown; choose avg or max"),
         (("--preset", "none"), "--preset 'none' is unknown; choose default or gatys2015"),
+        (("--tv-form", "round"), "--tv-form 'round' is unknown; choose squares or absolute or"),
+        (("--dream-weight", "1"), "--dream-weight works with --dream-layers only"),
+        (("--dream-layers", "relu4_1:2"), "--dream-layers takes names only"),
+        (("--dream-layers", "relu4_9"), "unknown layer 'relu4_9'"),
+        (("--dream-layers", "relu4_1", "--dream-weight", "-1"), "--dream-weight"),
+        (("--normalise-gradients",), "--normalise-gradients needs an optimizer without a line"),
         (("--optimizer", "sgd"), "--optimizer 'sgd' is unknown; choose lbfgs or adam"),
         (("--learning-rate", "1"), "--learning-rate 1 works with --optimizer adam only"),
         (("--optimizer", "adam", "--memory", "3"), "--memory 3 works with --optimizer lbfgs"),

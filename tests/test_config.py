@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from stylejax import layers, losses, statistics, vgg
+from stylejax.canvas import FREQUENCIES, PIXELS, Blank
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
@@ -17,6 +18,9 @@ OTHER = {
     "style_layers": ("relu1_1",),
     "content_loss": losses.content_loss,
     "style_statistic": (("relu1_1", statistics.SLICED),),
+    "total_variation": losses.absolute_variation,
+    "normalise_gradients": True,
+    "dream_layers": ("relu2_1",),
     "pool": layers.max_pool,
     "padding": "zero",
     "precision": "default",
@@ -24,12 +28,22 @@ OTHER = {
     "canvas": (len, len),
     "steps": 7,
     "coarse_steps": 3,
+    "first_steps": 4,
     "scales": 2,
     "smallest": 77,
-    "style_scale": 0.5,
+    "scale_sizes": (64, 128),
+    "steps_per_scale": (5, 3),
+    "style_scale": (0.5, 1.0),
     "noise": 0.25,
+    "blank": Blank((0.1, 0.2, 0.3)),
     "colour": Colour(CHROMA),
+    "carry": True,
 }
+
+
+# Of a list and a rule only one may be given.
+WITHOUT_LISTS = {n: v for n, v in OTHER.items() if n not in ("scale_sizes", "steps_per_scale")}
+WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps")}
 
 
 # Equality: what decides whether a compiled program is found again
@@ -38,8 +52,9 @@ OTHER = {
 def test_equal_configs_hash_equal():
     assert Config() == Config()
     assert hash(Config()) == hash(Config())
-    assert Config(**OTHER) == Config(**dict(OTHER))
-    assert hash(Config(**OTHER)) == hash(Config(**dict(OTHER)))
+    for other in (WITHOUT_LISTS, WITHOUT_RULES):
+        assert Config(**other) == Config(**dict(other))
+        assert hash(Config(**other)) == hash(Config(**dict(other)))
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Config)])
@@ -47,6 +62,9 @@ def test_every_field_counts(field):
     other = {field: OTHER[field]}
     if field == "style_statistic":
         other["style_statistic"] = statistics.SLICED  # OTHER's is for OTHER's layers
+    if field in ("carry", "normalise_gradients"):
+        other["optimizer"] = Adam()
+        assert Config(**other) != Config(optimizer=Adam())
     assert Config(**other) != Config()
 
 
@@ -100,6 +118,29 @@ REFUSED = {
     "endless style scale": ({"style_scale": float("inf")}, ["style_scale is inf"]),
     "not a number of style scale": ({"style_scale": float("nan")}, ["style_scale is nan"]),
     "a word for a colour": ({"colour": "chroma"}, ["colour is 'chroma'", "Colour("]),
+    "a list of style scales": ({"style_scale": [1.0]}, ["style_scale is [1.0]", "tuple"]),
+    "no style scales": ({"style_scale": ()}, ["style_scale is ()", "more than 0"]),
+    "one style scale of none": ({"style_scale": (1.0, 0.0)}, ["style_scale is (1.0, 0.0)"]),
+    "no scale sizes": ({"scale_sizes": ()}, ["scale_sizes is ()", "tuple"]),
+    "a list of scale sizes": ({"scale_sizes": [64]}, ["scale_sizes is [64]", "tuple"]),
+    "half a pixel": ({"scale_sizes": (64.5,)}, ["scale_sizes is (64.5,)", "whole numbers"]),
+    "scales fine to coarse": ({"scale_sizes": (256, 128)}, ["scale_sizes", "larger than"]),
+    "a scale twice": ({"scale_sizes": (128, 128)}, ["scale_sizes", "larger than the last"]),
+    "scales two ways": ({"scale_sizes": (128,), "scales": 2}, ["scale_sizes and scales"]),
+    "no steps at a scale": ({"steps_per_scale": (5, 0)}, ["steps_per_scale is (5, 0)", "from 1"]),
+    "steps two ways": (
+        {"steps_per_scale": (5,), "coarse_steps": 2},
+        ["steps_per_scale and coarse_steps"],
+    ),
+    "carrying L-BFGS": ({"carry": True}, ["carry takes Adam", "Lbfgs remembers", "one size"]),
+    "carrying full steps": (
+        {"carry": True, "optimizer": Lbfgs(line_search=False)},
+        ["carry takes Adam"],
+    ),
+    "clamped frequencies": (
+        {"optimizer": Adam(clamp=True), "canvas": FREQUENCIES},
+        ["canvas", "clamp", "PIXELS"],
+    ),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
     "a list of statistics": ({"style_statistic": [statistics.GRAM]}, ["style_statistic", "pairs"]),
@@ -115,6 +156,18 @@ REFUSED = {
             "style_statistic": (("relu1_1", statistics.GRAM), ("relu1_1", statistics.PATCHES)),
         },
         ["style_statistic names relu1_1, relu1_1", "once"],
+    ),
+    "a dream's layer twice": (
+        {"dream_layers": ("relu1_1", "relu1_1")},
+        ["dream_layers", "each layer once"],
+    ),
+    "normalised gradients for a line search": (
+        {"normalise_gradients": True},
+        ["normalise_gradients", "line search", "Adam"],
+    ),
+    "and for jaxopt's": (
+        {"normalise_gradients": True, "optimizer": JaxoptLbfgs()},
+        ["normalise_gradients", "line search", "Adam"],
     ),
     "no layers": ({"content_layers": (), "style_layers": ()}, ["nothing to optimise"]),
     # Lists cannot be hashed: without a word here the run would end in JAX's own.
@@ -135,7 +188,11 @@ def test_refusals(fault):
 
 
 def test_limits_that_work():
+    Config(normalise_gradients=True, optimizer=Lbfgs(line_search=False))
     Config(steps=1, coarse_steps=1, scales=1, smallest=1, noise=1, style_scale=1e-3)
+    Config(optimizer=Adam(clamp=True), carry=True)
+    Config(optimizer=Adam(clamp=True), canvas=PIXELS)
+    Config(optimizer=Adam(), canvas=FREQUENCIES)
     Config(content_layers=())
     Config(style_layers=())
 
@@ -210,3 +267,19 @@ def test_steps_at():
     config = Config(steps=9, coarse_steps=4)
     assert [config.steps_at(scale, 3) for scale in range(3)] == [4, 4, 9]
     assert config.steps_at(0, 1) == 9
+    config = Config(steps=9, coarse_steps=4, first_steps=7)
+    assert [config.steps_at(scale, 3) for scale in range(3)] == [7, 4, 9]
+    assert config.steps_at(0, 1) == 7
+
+
+def test_listed_sizes():
+    """The picture's own is the last, named or not; the others keep its shape."""
+    for listed in ((64, 150), (64, 150, 300)):
+        assert Config(scale_sizes=listed).sizes(300, 200) == ((64, 43), (150, 100), (300, 200))
+        assert Config(scale_sizes=listed).sizes(200, 300) == ((43, 64), (100, 150), (200, 300))
+    assert Config(scale_sizes=(300,)).sizes(300, 200) == ((300, 200),)
+
+
+def test_listed_steps():
+    config = Config(steps_per_scale=(9, 4, 2))
+    assert [config.steps_at(scale, 3) for scale in range(3)] == [9, 4, 2]

@@ -19,6 +19,17 @@ POOLS = {
         reference.average_pool_gradient,
     ),
     "max": (layers.max_pool, reference.max_pool, reference.max_pool_gradient),
+    "max, rounded up": (
+        layers.max_pool_ceil,
+        reference.max_pool_ceil,
+        reference.max_pool_ceil_gradient,
+    ),
+    "average, doubled": (
+        layers.average_pool_doubled,
+        lambda x: 2 * reference.average_pool(x),
+        lambda x, cotangent: 2 * reference.average_pool_gradient(x, cotangent),
+    ),
+    "l2": (layers.l2_pool, reference.l2_pool, reference.l2_pool_gradient),
 }
 
 
@@ -70,11 +81,29 @@ def test_convolve(rng, x64, size, padding):
 def test_pools(rng, x64, name, size):
     pool, expected, expected_gradient = POOLS[name]
     x = rng.normal(size=(*size, 3))
-    cotangent = rng.normal(size=(size[0] // 2, size[1] // 2, 3))
-    assert_allclose(jax.jit(pool)(x), expected(x), rtol=0, atol=1e-15)
+    out = jax.jit(pool)(x)
+    assert_allclose(out, expected(x), rtol=0, atol=1e-15)
+    cotangent = rng.normal(size=out.shape)
     (gradient,) = pull(pool, cotangent, x)
     assert gradient.dtype == np.float64
-    assert_allclose(gradient, expected_gradient(x, cotangent), rtol=0, atol=1e-15)
+    assert_allclose(gradient, expected_gradient(x, cotangent), rtol=0, atol=2e-15)
+
+
+def test_a_window_of_zeros_has_no_direction():
+    """Common behind a ReLU, and where the root's derivative is infinite."""
+    gradient = jax.grad(lambda x: jnp.sum(layers.l2_pool(x)))(jnp.zeros((2, 4, 1)))
+    assert_array_equal(gradient, np.zeros((2, 4, 1)))
+
+
+def test_rounding_up_is_torchs_and_caffes(rng):
+    """Against XLA's own windows over a border of minus infinity."""
+    x = rng.normal(size=(7, 9, 4)).astype(np.float32)
+    plain = jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (2, 2, 1), (2, 2, 1), ((0, 1), (0, 1), (0, 0))
+    )
+    assert_array_equal(layers.max_pool_ceil(x), plain)
+    even = x[:6, :8]
+    assert_array_equal(layers.max_pool_ceil(even), layers.max_pool(even))
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 9)])

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONTENT = {
     "content_loss": losses.content_loss,
     "content_loss_per_element": losses.content_loss_per_element,
+    "content_loss_mean_square": losses.content_loss_mean_square,
+    "content_loss_sum_of_squares": losses.content_loss_sum_of_squares,
     "content_loss_relative": losses.content_loss_relative,
 }
 
@@ -62,6 +64,12 @@ def test_content_loss_per_element_does_not_depend_on_the_size(rng, x64):
     close(losses.content_loss_per_element(np.tile(F, (2, 3, 1)), np.tile(P, (2, 3, 1))), once)
 
 
+def test_forms_of_other_programs(rng, x64):
+    F, P = pair(rng)
+    close(losses.content_loss_mean_square(F, P), np.mean((F - P) ** 2))
+    close(losses.content_loss_sum_of_squares(F, P), np.sum((F - P) ** 2))
+
+
 def test_the_relative_loss_is_relative(rng, x64):
     F, P = pair(rng)
     content = losses.content_loss_relative(F, P)
@@ -84,6 +92,86 @@ def test_total_variation_is_zero_on_constants_only(rng):
     ramp = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (5, 6, 3))
     # 5 steps of 1 in each of 5 rows and 3 colours, over 30 pixels.
     assert_allclose(losses.total_variation(ramp), 75 / 30, rtol=1e-6)
+
+
+VARIATIONS = {
+    "absolute_variation": losses.absolute_variation,
+    "cropped_variation": losses.cropped_variation,
+    "power_variation": losses.power_variation,
+    "nine_point_variation": losses.nine_point_variation,
+}
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_variations_by_hand(x64, name):
+    """One step down of 1, from the first row of two to the second, in one colour of three."""
+    step = np.zeros((2, 3, 3))
+    step[1, :, 1] = 1
+    expected = {
+        # Three columns step down, two of them with a neighbour to the right.
+        "absolute_variation": 3,
+        "cropped_variation": 2 / 2,
+        "power_variation": 2,
+        # Down: 3 of 2 * 3 * 3 differences; the border, repeated, has no more. Diagonals, both:
+        # the middle row of 3 x 4 x 3.
+        "nine_point_variation": 2 * (3 / 18 / 3 + 2 * 4 / 36 / 12),
+    }
+    assert_allclose(VARIATIONS[name](step), expected[name], rtol=1e-14)
+    assert_allclose(VARIATIONS[name](1 - step), expected[name], rtol=1e-14)
+    assert_allclose(VARIATIONS[name](np.full((4, 5, 3), 0.3)), 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_gradients_of_variations(rng, x64, name):
+    image, direction = rng.uniform(size=(2, 5, 4, 3))
+    gradient = jax.grad(VARIATIONS[name])(image)
+    difference = reference.finite_difference(VARIATIONS[name], image, direction, 1e-7)
+    assert_allclose(np.sum(gradient * direction), difference, rtol=1e-6)
+    flat = jax.grad(VARIATIONS[name])(jnp.full((3, 4, 3), 0.3))
+    assert_allclose(flat, np.zeros((3, 4, 3)), atol=1e-15)
+
+
+# Dreaming
+
+
+def test_the_dream_is_bounded(rng, x64):
+    P = rng.normal(size=(3, 4, 5))
+    photo = losses.activity(P)
+    close(photo, np.mean(P**2))
+    close(losses.dream_loss(P, photo), 1.0)
+    close(losses.dream_loss(0 * P, photo), 2.0)
+    close(losses.dream_loss(3 * P, photo), 2 / 10)
+    close(losses.dream_loss(7 * P, losses.activity(7 * P)), 1.0)  # no unit
+    assert losses.dream_loss(1e6 * P, photo) < 1e-11
+    value, gradient = jax.value_and_grad(losses.dream_loss)(0 * P, losses.activity(0 * P))
+    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+
+
+def test_the_dream_pulls_upwards(rng, x64):
+    F, P = pair(rng)
+    gradient = jax.grad(losses.dream_loss)(F, losses.activity(P))
+    # Against the features themselves, and by the formula.
+    p, f = np.mean(P**2), np.mean(F**2)
+    close(gradient, -4 * p / (p + f) ** 2 * F / F.size)
+
+
+# Gradients of a length of their own
+
+
+def test_unit_gradient(rng, x64):
+    F, P = pair(rng)
+    plain, own = jax.value_and_grad(losses.content_loss)(F, P)
+    value, gradient = jax.value_and_grad(
+        lambda F: 7 * losses.with_unit_gradient(losses.content_loss, F, P)
+    )(F)
+    close(value, 7 * plain)
+    close(gradient, 7 * own / np.sum(np.abs(own)), 1e-8)
+    scaled = jax.grad(
+        lambda F: losses.with_unit_gradient(lambda F, P: 1e6 * losses.content_loss(F, P), F, P)
+    )(F)
+    close(7 * scaled, gradient, 1e-8)
+    rest = jax.grad(lambda F: losses.with_unit_gradient(losses.content_loss, F, P))(P)
+    assert_array_equal(rest, np.zeros_like(P))
 
 
 # Properties and numbers

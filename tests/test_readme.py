@@ -46,7 +46,7 @@ def test_both_commands_are_one_line_and_name_what_exists():
 
 
 def test_the_options_of_the_examples_exist():
-    known = {name for option in options().values() for name in option.opts}
+    known = {n for option in options().values() for n in (*option.opts, *option.secondary_opts)}
     for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", README):
         assert name in {*known, "--source", "--normalise", "--help"}, name
 

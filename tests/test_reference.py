@@ -545,6 +545,39 @@ def test_lbfgs_first_step_by_hand():
     assert x == [0]
 
 
+def test_full_steps_by_hand():
+    """x^2 / 2 from 4: a step of 1, then, the curvature known, to the minimum; there all is 0.
+
+    From 1/2, where |g| < 1, the first step is -g. On -x^2 / 2 no pair is kept, and every step
+    after the first is the gradient.
+    """
+    points, kept = reference.full_steps(lambda x: (float(x @ x) / 2, x), [4.0], 3, memory=2)
+    assert_allclose(points.ravel(), [4, 3, 0, 0], atol=1e-12)
+    assert kept == [0, 1]
+    points, _ = reference.full_steps(lambda x: (float(x @ x) / 2, x), [0.5], 1, memory=2)
+    assert_array_equal(points.ravel(), [0.5, 0])
+    points, kept = reference.full_steps(lambda x: (-float(x @ x) / 2, -x), [2.0], 3, memory=2)
+    assert_array_equal(points.ravel(), [2, 3, 6, 12])
+    assert kept == []
+
+
+def test_adam_by_hand():
+    """Two steps for a constant gradient: the rate each time; with eps as large as it, half."""
+    for eps, share in ((0.0, 1.0), (3.0, 0.5)):
+        points = reference.adam(lambda x: (0.0, [3.0]), [1.0], 2, 0.1, 0.9, 0.99, eps)
+        assert_allclose(points.ravel(), [1, 1 - 0.1 * share, 1 - 0.2 * share], rtol=1e-12)
+    clamped = reference.adam(lambda x: (0.0, [3.0]), [0.15], 2, 0.1, 0.9, 0.99, 0.0, clamp=True)
+    assert_allclose(clamped.ravel(), [0.15, 0.05, 0], atol=1e-12)
+
+
+def test_linear_resample_by_hand():
+    assert_allclose(
+        reference.linear_resample([[0.0, 4.0], [8.0, 12.0]], 2, 4),
+        [[0, 1, 3, 4], [8, 9, 11, 12]],
+    )
+    assert_allclose(reference.linear_resample([[0.0, 3.0], [0.0, 3.0]], 3, 2)[1], [0, 3])
+
+
 def test_lbfgs_on_a_quadratic(rng):
     # f = (x - m)^T B (x - m) / 2 + 7 has its minimum 7 at m.
     root = rng.normal(size=(8, 8))

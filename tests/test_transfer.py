@@ -20,6 +20,7 @@ from stylejax import (
     LossWeights,
     Status,
     evaluate,
+    images,
     iterate,
     layers,
     make_targets,
@@ -28,6 +29,7 @@ from stylejax import (
     stylize,
 )
 from stylejax.canvas import FREQUENCIES, PIXELS
+from stylejax.compilation import compiling
 
 TINY = Architecture((1, 2, 1), (4, 6, 8))
 LAYERS = {"content_layers": ("relu2_2",), "style_layers": ("relu1_1", "relu2_1", "relu3_1")}
@@ -90,6 +92,118 @@ def test_a_canvas_moves_no_minimum(params):
         config = dataclasses.replace(CONFIG, canvas=canvas, steps=300)
         losses.append(run(params, config, weights).history[0].terms.total[-1])
     np.testing.assert_allclose(*losses, rtol=1e-2)
+
+
+# The pyramid of K. Crowson's style-transfer-pytorch, in small.
+CARRYING = dataclasses.replace(
+    CONFIG,
+    optimizer=Adam(learning_rate=0.05, eps=1e-8, average=0.9, clamp=True),
+    carry=True,
+    scales=None,
+    scale_sizes=(12, 19),
+    steps_per_scale=(6, 4, 3),
+)
+
+
+def test_carried_moments_are_the_same_in_every_way_to_run(params):
+    """``stylize`` alone, jitted, in a batch, and ``iterate``, chunk by chunk."""
+    config = dataclasses.replace(CARRYING, scale_sizes=(14,), steps_per_scale=(5, 3))
+    whole = run(params, config)
+    assert [len(h.taken) for h in whole.history] == [5, 3]
+    assert whole.image.min() >= 0 and whole.image.max() <= 1
+    *_, last = iterate(params, CONTENT, [STYLE], config=config, loss_weights=WEIGHTS, every=2)
+    np.testing.assert_allclose(last.image, whole.image, atol=1e-5)
+    assert last.evaluations == int(whole.evaluations) == 5 + 3 + 2
+    batch = jax.jit(jax.vmap(lambda w: run(params, config, WEIGHTS._replace(style=w)).image))
+    images = batch(jnp.array([1.0, 5.0]))
+    np.testing.assert_allclose(images[1], whole.image, atol=1e-3)
+    anew = run(params, dataclasses.replace(config, carry=False))
+    assert np.abs(anew.image - whole.image).max() > 0.01
+    # The first scale knows of nothing that was before it.
+    np.testing.assert_allclose(anew.history[0].terms.total, whole.history[0].terms.total, rtol=1e-5)
+
+
+def test_carrying_by_hand(params):
+    """Scale by scale through the minimizer itself: each goes on from the average's picture."""
+    optimizer, picture, before = CARRYING.optimizer, jnp.asarray(CONTENT), None
+
+    def fun(z, targets):
+        return evaluate(z, params, targets, WEIGHTS, CARRYING)
+
+    sizes = CARRYING.sizes(*CONTENT.shape[:2])
+    assert sizes == ((9, 12), (14, 19), (20, 27))
+    for size, steps in zip(sizes, (6, 4, 3), strict=True):
+        content = images.resize(CONTENT, *size)
+        style = images.resize(STYLE, *scale.style_size(STYLE.shape, size, CARRYING))
+        targets = make_targets(params, content, [style], WEIGHTS, CARRYING)
+        state = optimizer.init(fun, images.resize(picture, *size), targets)
+        state = state if before is None else optimizer.carry(before, state)
+        step = jax.jit(lambda state, targets: optimizer.step(fun, state, targets))
+        for _ in range(1 + steps):
+            state = step(state, targets)
+        picture, before = state.best, state
+    assert before.engine.moments[0].count == 6 + 4 + 3
+    np.testing.assert_allclose(run(params, CARRYING).image, picture, atol=1e-4)
+
+
+CARRIED = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Adam):
+    """Notes every time that it is traced."""
+
+    def carry(self, before, after):
+        CARRIED.append(after.z.shape)
+        return super().carry(before, after)
+
+
+def test_carrying_compiles_each_scale_once(params):
+    """In the thread that runs ahead, from shapes alone: the loop's calls find the programs."""
+    programs = (scale.prepare, scale.advance, scale.picture)
+    for program in programs:
+        program.clear_cache()
+    CARRIED.clear()
+    config = dataclasses.replace(CARRYING, optimizer=Counting(), noise=0.1)
+    for _ in range(2):
+        list(iterate(params, CONTENT, [STYLE], config=config, loss_weights=WEIGHTS, every=2))
+    assert CARRIED == [(14, 19, 3), (20, 27, 3)]
+    assert [program._cache_size() for program in programs] == [3] * len(programs)
+    given = (params, CONTENT, (STYLE,), None, WEIGHTS, jax.random.key(0))
+    sizes = config.sizes(20, 27)
+    with compiling(*given, sizes=sizes, length=2, config=config) as compiled:
+        assert [future.result().z.shape[:2] for future in compiled] == [*sizes]
+
+
+def test_each_painting_has_its_scale(params):
+    """The same painting twice at two scales blends the targets of both."""
+    config = dataclasses.replace(CONFIG, style_scale=(0.9, 0.5))
+    sizes = [scale.style_size(STYLE.shape, (20, 27), config, number=n) for n in (0, 1)]
+    assert sizes == [(24, 18), (14, 10)]
+    painted = [images.resize(STYLE, *size) for size in sizes]
+    weights = WEIGHTS._replace(styles=(1.0, 3.0))
+    expected = make_targets(params, CONTENT, painted, weights, CONFIG)
+    arguments = (params, CONTENT, (STYLE, STYLE), None, weights, jax.random.key(0))
+    _, targets = scale.prepare(*arguments, size=(20, 27), config=config)
+    for layer, target in expected.style.items():
+        for mine, its in zip(*map(jax.tree.leaves, (targets.style[layer], target)), strict=True):
+            np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-3)
+    one = run(params, dataclasses.replace(CONFIG, style_scale=0.5)).image
+    same = run(params, dataclasses.replace(CONFIG, style_scale=(0.5,))).image
+    np.testing.assert_array_equal(one, same)
+
+
+def test_full_steps_lower_the_objective(params):
+    """One evaluation per step; the picture is that of the lowest one."""
+    config = dataclasses.replace(CONFIG, optimizer=Lbfgs(line_search=False), canvas=PIXELS, steps=9)
+    result = run(params, config)
+    total = result.history[0].terms.total
+    assert int(result.status) == Status.RUNNING and int(result.evaluations) == 1 + 9
+    targets = make_targets(params, CONTENT, [STYLE], WEIGHTS, config)
+    before, _ = evaluate(CONTENT, params, targets, WEIGHTS, config)
+    value, _ = evaluate(result.image, params, targets, WEIGHTS, config)
+    assert value < 0.8 * before
+    np.testing.assert_allclose(value, total.min(), rtol=1e-4)
 
 
 def test_box_bounds_hold(params):
@@ -335,6 +449,22 @@ def test_a_photo_in_its_own_style_stays_as_it_is(params):
         ({"styles": [STYLE, STYLE[..., :1]]}, r"styles\[1\] must be"),
         ({"config": dataclasses.replace(CONFIG, style_layers=("relu9_1",))}, "unknown layer"),
         ({"config": dataclasses.replace(CONFIG, scales=9)}, "take at most 6"),
+        (
+            {"config": dataclasses.replace(CARRYING, steps_per_scale=(1, 2))},
+            "steps_per_scale has 2 numbers for 3 scales, 12, 19, 27 pixels; give one each",
+        ),
+        (
+            {"config": dataclasses.replace(CARRYING, scale_sizes=(12, 28))},
+            "scale_sizes ends with 28, but the picture is 27x20; its own size is the largest",
+        ),
+        (
+            {"config": dataclasses.replace(CARRYING, scale_sizes=(4, 12))},
+            "scale_sizes starts with 4, a picture of 4x3; relu3_1 needs at least 4x4",
+        ),
+        (
+            {"config": dataclasses.replace(CONFIG, style_scale=(1.0, 0.5))},
+            "style_scale has 2 numbers for 1 styles; give one, or one each",
+        ),
         ({"loss_weights": LossWeights(styles=(1.0, 2.0))}, "2 numbers for 1 styles"),
         ({"loss_weights": LossWeights(content=-1.0)}, "not negative"),
         ({"loss_weights": LossWeights(style=float("nan"))}, "finite"),

@@ -188,6 +188,30 @@ def test_minimum_size(size):
             assert (found[name].size > 0) == (size >= vgg.minimum_size([name])), name
 
 
+@pytest.mark.parametrize("pool", [layers.average_pool, layers.max_pool, layers.max_pool_ceil])
+def test_feature_size(pool):
+    names = ["conv1_1", "pool1", "relu3_1", "conv4_2", "pool4", "relu5_1"]
+    for size in ((40, 40), (33, 70), (31, 47)):
+        found = jax.eval_shape(
+            lambda p, x: vgg.features(p, x, names, pool=pool),
+            shapes_only(vgg.VGG19),
+            picture(*size),
+        )
+        for name in names:
+            assert vgg.feature_size(size, name, pool) == found[name].shape[:2], name
+
+
+def test_scaled_features(tiny, rng, x64):
+    image = rng.uniform(size=(8, 9, 3))
+    params = {k: {n: np.float64(a) for n, a in arrays.items()} for k, arrays in tiny.items()}
+    names = ["conv1_1", "relu2_2", "pool3"]
+    plain, scaled = (
+        vgg.features(p, image, names) for p in (params, vgg.scale_features(params, 1 / 58))
+    )
+    for name in names:
+        np.testing.assert_allclose(58 * scaled[name], plain[name], rtol=0, atol=1e-10)
+
+
 def test_minimum_size_of_several_layers_is_the_largest():
     assert vgg.minimum_size(["relu5_1", "relu1_1"]) == 16
     assert vgg.minimum_size(["relu5_1", "pool5"]) == 32

@@ -856,6 +856,23 @@ def test_a_name_chooses_the_network(folders, known, keras_file):
     assert weights.choose("auto").path == other
 
 
+def test_a_preset_s_network_is_preferred_and_missed(folders, known, keras_file):
+    path = folders / "here" / "weights" / "vgg19.h5"
+    weights.convert_file(keras_file, path)
+    found = weights.choose(wanted="vgg19-torchvision", offline=True)
+    assert found.path == path and found.instead.count("\n") == 0
+    assert "vgg19-torchvision.h5 is not on this machine; using vgg19 instead" in found.instead
+    assert f"`{COMMAND} --network vgg19-torchvision`" in found.instead
+    other = folders / "cache" / "vgg19-torchvision.h5"
+    weights.save(other, weights.load(path), weights.Origin("x", network="vgg19-torchvision"))
+    assert weights.choose(wanted="vgg19-torchvision")[::2] == (other, "")
+    assert weights.choose(wanted="vgg19")[::2] == (path, "")
+    path.unlink()
+    assert "using vgg19-torchvision instead" in weights.choose(wanted="vgg19").instead
+    # What was asked for by name is what was asked for.
+    assert weights.choose("vgg19-torchvision", wanted="vgg19").instead == ""
+
+
 def test_a_file_goes_before_the_network(folders, stored, monkeypatch):
     for network in weights.NETWORKS:
         assert weights.choose(network, stored).path == stored

@@ -5,8 +5,18 @@ The contract is in ``minimizer``; ``Lbfgs`` and ``Adam`` are optax's, ``JaxoptLb
 """
 
 from stylejax.optimizers.adam import Adam
+from stylejax.optimizers.descent import GradientDescent
 from stylejax.optimizers.jaxopt_engines import JaxoptLbfgs, JaxoptLbfgsb
 from stylejax.optimizers.lbfgs import Lbfgs
 from stylejax.optimizers.minimizer import Minimizer, State, Status
 
-__all__ = ["Adam", "JaxoptLbfgs", "JaxoptLbfgsb", "Lbfgs", "Minimizer", "State", "Status"]
+__all__ = [
+    "Adam",
+    "GradientDescent",
+    "JaxoptLbfgs",
+    "JaxoptLbfgsb",
+    "Lbfgs",
+    "Minimizer",
+    "State",
+    "Status",
+]

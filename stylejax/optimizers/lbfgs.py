@@ -1,4 +1,7 @@
-"""L-BFGS: optax's two-loop recursion, a line search of our own, made safe for pictures."""
+"""L-BFGS: optax's two-loop recursion, a line search of our own, made safe for pictures.
+
+Without a line search it is another method, ``full_steps``.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from stylejax.optimizers import full_steps
 from stylejax.optimizers.line_search import search
 from stylejax.optimizers.minimizer import (
     Fun,
@@ -29,21 +33,28 @@ class _LbfgsEngine(NamedTuple):
 
 @dataclass(frozen=True)
 class Lbfgs:
-    """L-BFGS with a line search for the strong Wolfe conditions.
+    """L-BFGS with a line search for the strong Wolfe conditions, or without one.
 
     Attributes:
       memory: curvature pairs kept. The state is ``2 * memory + 6`` images large.
       trials: evaluations a line search may spend before it gives up.
+      line_search: False takes every step in full, as Torch7 and PyTorch do (``full_steps`` says
+        how): one evaluation per step, values that may rise, no early end, and derivatives in
+        reverse mode. ``State.best`` is then the lowest iterate, not the last, which those
+        programs save. The first iterate that is not finite ends the run and is not taken.
     """
 
     memory: int = 20
     trials: int = 20
+    line_search: bool = True
 
     def _direction(self) -> Any:
         return optax.scale_by_lbfgs(memory_size=self.memory, scale_init_precond=True)
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """An empty memory and, until the first evaluation, no gradient."""
+        if not self.line_search:
+            return full_steps.init(fun, z, args, self.memory)
         memory = jax.tree.map(
             lambda a: a.astype(z.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a,
             jax.tree.map(jnp.asarray, self._direction().init(z)),
@@ -57,6 +68,8 @@ class Lbfgs:
         At the start the gradient is taken for zero, and so is the direction: the search's first
         trial is the start itself.
         """
+        if not self.line_search:
+            return full_steps.step(fun, state, args)
         old, first = state.engine, state.evaluations == 0
         value, gradient = state.value * old.unit, old.gradient * old.unit
         memory = _forget(old.memory, unless=_curved(old.memory, state.z, gradient))

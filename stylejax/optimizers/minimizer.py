@@ -17,7 +17,9 @@ be taken.
 
 The scale of the objective does not matter: a float32 L-BFGS stalls without a word where values
 are below 1e-10 or above 1e20, so every minimizer here works on ``fun`` divided by the norm of
-its first gradient, and reports ``fun``'s own values.
+its first gradient, and reports ``fun``'s own values. Where a setting is a number in units of the
+objective, because another program has it so, it is converted: ``Adam.eps`` and the constants of
+``Lbfgs(line_search=False)``.
 
 No step is ever taken to a point whose value or gradient is not finite; ``State.best`` is finite
 whenever the start was.
@@ -63,7 +65,8 @@ class State(NamedTuple):
       z: the current iterate, a float array.
       value: ``fun`` at ``z``, scalar; infinite before the first evaluation.
       aux: what ``fun`` reported at ``z``; zeros before the first evaluation.
-      best: the answer if the run ended here: the lowest iterate, or the average of the iterates.
+      best: the answer if the run ended here: the lowest iterate, which need not be the last one
+        where values may rise, or the average of the iterates.
       status: int32, a ``Status``.
       evaluations: int32, how often value and gradient were computed so far; 0 at the start only.
       engine: the minimizer's own.

@@ -9,6 +9,7 @@ so that one weight of the style serves them all.
 from stylejax.statistics.moments import (
     COVARIANCE,
     GRAM,
+    MEAN_GRAM,
     MEAN_STD,
     RELATIVE_COVARIANCE,
     RELATIVE_GRAM,
@@ -16,6 +17,7 @@ from stylejax.statistics.moments import (
     RELATIVE_WASSERSTEIN,
     WASSERSTEIN,
 )
+from stylejax.statistics.newton_schulz import MEAN_WASSERSTEIN
 from stylejax.statistics.patches import PATCHES, RELATIVE_PATCHES
 from stylejax.statistics.quantiles import (
     HISTOGRAM,
@@ -29,7 +31,9 @@ __all__ = [
     "COVARIANCE",
     "GRAM",
     "HISTOGRAM",
+    "MEAN_GRAM",
     "MEAN_STD",
+    "MEAN_WASSERSTEIN",
     "PATCHES",
     "RELATIVE_COVARIANCE",
     "RELATIVE_GRAM",

@@ -67,6 +67,15 @@ def gram_distance(sums: GramSums, target: GramSums) -> jax.Array:
     return jnp.sum(jnp.square(difference)) / (4 * difference.size)
 
 
+def gram_mean_distance(sums: GramSums, target: GramSums) -> jax.Array:
+    """``1 / N^2 sum_ij (G_ij / (N M) - A_ij / (N M_a))^2``, a mean square of means.
+
+    The form of neural-style and most programs after it. It is ``4 / N^2`` of eq. 4, so that wide
+    layers count for less than in the paper.
+    """
+    return 4 * gram_distance(sums, target) / sums.gram.shape[0] ** 2
+
+
 def gram_relative_distance(sums: GramSums, target: GramSums) -> jax.Array:
     """``sum_ij (G_ij / M - A_ij / M_a)^2 / sum_ij (A_ij / M_a)^2``: the relative error.
 
@@ -94,6 +103,7 @@ def gram_blend(sums: Sequence[GramSums], shares: jax.Array) -> GramSums:
 
 
 GRAM = Statistic(gram_sums, gram_distance, gram_blend, name="gram", additive=True)
+MEAN_GRAM = Statistic(gram_sums, gram_mean_distance, gram_blend, name="mean gram", additive=True)
 RELATIVE_GRAM = Statistic(
     gram_sums,
     gram_relative_distance,
