@@ -143,6 +143,17 @@ def command(
             parser=_number,
         ),
     ] = None,
+    photorealism: Annotated[
+        float | None,
+        _option(
+            "--photorealism",
+            "Higher: the photo's own edges and surfaces in the painting's colours; 100 thins the "
+            "strokes out, 1000 leaves hardly any.",
+            _W.photorealism,
+            panel=_CONTENT,
+            parser=_number,
+        ),
+    ] = None,
     style_blend_weights: Annotated[
         str | None,
         _option(

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import jax
 
-from stylejax import layers, losses, vgg
+from stylejax import layers, losses, matting, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
@@ -48,6 +48,8 @@ class Config:
         enlarged.
       noise: share of white noise in the start image; 0 starts from the photo, 1 from noise.
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
+      photorealism: whether the objective has the matting loss, see ``matting``; how much of it is
+        ``LossWeights.photorealism``.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
@@ -66,6 +68,7 @@ class Config:
     style_scale: float = 1.0
     noise: float = 0.0
     colour: Colour | None = None
+    photorealism: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -80,6 +83,11 @@ class Config:
         if not isinstance(self.colour, Colour | None):
             raise ValueError(
                 f"colour is {self.colour!r}; give a Colour, e.g. Colour(colour.CHROMA)"
+            )
+        if not isinstance(self.photorealism, bool):
+            raise ValueError(
+                f"photorealism is {self.photorealism!r}; give True or False here and how much of "
+                "it in LossWeights"
             )
         for name, words in (("padding", vgg.Padding), ("precision", Precision)):
             value, possible = getattr(self, name), get_args(words)
@@ -146,7 +154,7 @@ class Config:
         >>> Config(smallest=128).sizes(256, 512)[0], len(Config(smallest=128).sizes(256, 512))
         ((64, 128), 5)
         """
-        least = vgg.minimum_size(self.layers)
+        least = max(vgg.minimum_size(self.layers), matting.SMALLEST * self.photorealism)
         sizes = [(height, width)]
         while self.scales is None or len(sizes) < self.scales:
             shrink = 2 ** (-len(sizes) / 2)

@@ -60,14 +60,15 @@ class Clock:
 
 
 def terms_text(progress: Progress) -> str:
-    """The loss and its terms: content and total variation summed up, style layer by layer."""
+    """The loss and its terms: content summed up, style layer by layer, and what else there is."""
     terms = progress.terms
     style = " ".join(f"{name.removeprefix('relu')} {v:.3g}" for name, v in terms.style.items())
     text = f"loss {terms.total:.4g}"
     if terms.content:
         text += f"  content {sum(terms.content.values()):.3g}"
     text += f"  style {style}" if style else ""
-    return text + (f"  tv {terms.tv:.3g}" if terms.tv else "")
+    text += f"  tv {terms.tv:.3g}" if terms.tv else ""
+    return text + (f"  photorealism {terms.photorealism:.3g}" if terms.photorealism else "")
 
 
 def duration(seconds: float | None) -> str:

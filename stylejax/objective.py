@@ -1,7 +1,8 @@
 """The objective: what the picture is pulled towards, and how far it still is.
 
 ``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV`` (eq. 7 with alpha =
-``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``).
+``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``), and ``+ photorealism * matting``
+where ``Config.photorealism`` asks for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, vgg
+from stylejax import losses, matting, vgg
 from stylejax.config import Config
 
 Number = float | jax.Array
@@ -27,6 +28,7 @@ class LossWeights(NamedTuple):
       style_layers: the paper's ``w_l`` by name; None gives each the same share of 1.
       styles: ``[number of styles]``, how much of each painting; shares of their sum; None blends
         equally.
+      photorealism: of ``matting.matting_loss``; needs ``Config(photorealism=True)``.
     """
 
     content: Number = 1.0
@@ -35,6 +37,7 @@ class LossWeights(NamedTuple):
     content_layers: Mapping[str, Number] | None = None
     style_layers: Mapping[str, Number] | None = None
     styles: Sequence[Number] | jax.Array | None = None
+    photorealism: Number = 0.0
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -43,10 +46,17 @@ DEFAULT_WEIGHTS = LossWeights(content=1.0, style=20.0, tv=0.5)
 
 
 class Targets(NamedTuple):
-    """What the picture is compared with: features by content layer, a statistic by style layer."""
+    """What the picture is compared with.
+
+    Attributes:
+      content: features by content layer.
+      style: a statistic by style layer.
+      windows: of the photo, where photorealism is asked for.
+    """
 
     content: dict[str, jax.Array]
     style: dict[str, Any]
+    windows: matting.Windows | None = None
 
 
 class LossTerms(NamedTuple):
@@ -57,12 +67,14 @@ class LossTerms(NamedTuple):
       content: by content layer, ``content * c_l * L_content,l``.
       style: by style layer, ``style * w_l * E_l``.
       tv: ``tv * TV``.
+      photorealism: ``photorealism`` times the matting loss; 0 where it is not asked for.
     """
 
     total: jax.Array
     content: dict[str, jax.Array]
     style: dict[str, jax.Array]
     tv: jax.Array
+    photorealism: jax.Array
 
 
 def network_features(
@@ -108,7 +120,8 @@ def make_targets(
         layer: statistic.blend([statistic.accumulate(p[layer]) for p in painted], shares)
         for layer, statistic in config.statistics.items()
     }
-    return Targets(content=seen, style=blended)
+    windows = matting.windows(content) if config.photorealism else None
+    return Targets(content=seen, style=blended, windows=windows)
 
 
 def _layer_weights(
@@ -152,5 +165,8 @@ def evaluate(
         for layer, statistic in config.statistics.items()
     }
     tv = loss_weights.tv * losses.total_variation(image)
-    total = sum(content.values()) + sum(style.values()) + tv
-    return total, LossTerms(total=total, content=content, style=style, tv=tv)
+    realism = jnp.zeros((), image.dtype)
+    if targets.windows is not None:
+        realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
+    total = sum(content.values()) + sum(style.values()) + tv + realism
+    return total, LossTerms(total=total, content=content, style=style, tv=tv, photorealism=realism)

@@ -29,6 +29,7 @@ OTHER = {
     "style_scale": 0.5,
     "noise": 0.25,
     "colour": Colour(CHROMA),
+    "photorealism": True,
 }
 
 
@@ -100,6 +101,7 @@ REFUSED = {
     "endless style scale": ({"style_scale": float("inf")}, ["style_scale is inf"]),
     "not a number of style scale": ({"style_scale": float("nan")}, ["style_scale is nan"]),
     "a word for a colour": ({"colour": "chroma"}, ["colour is 'chroma'", "Colour("]),
+    "a weight for a switch": ({"photorealism": 2.0}, ["photorealism is 2.0", "LossWeights"]),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
     "a list of statistics": ({"style_statistic": [statistics.GRAM]}, ["style_statistic", "pairs"]),
