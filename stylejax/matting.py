@@ -203,8 +203,8 @@ def _matting_loss_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
     """At its best a fit may move without a change: the derivative is that at a fixed fit.
 
     To the image that is the residuals, each put back where its pixel is, ``2 L v``, from the same
-    residuals as the value; autodiff of the value takes 70 times as long on CPU. Autodiff of this
-    rule, which moves the fit, is right for second derivatives.
+    residuals as the value; autodiff of the value takes tens of times as long on CPU. Autodiff
+    of this rule, which moves the fit, is right for second derivatives.
     """
     (image, windows), (image_tangent, windows_tangent) = primals, tangents
     fit = _fit(image, windows)
