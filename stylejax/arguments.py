@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import vgg
+from stylejax import matting, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.guides import check as check_guides
@@ -36,6 +36,10 @@ def check(
     _check_image("content", content, least, deepest)
     for index, style in enumerate(styles):
         _check_image(f"styles[{index}]", style, least, deepest)
+    if config.photorealism:
+        matting.check_size(*content.shape[:2])
+        if least < matting.SMALLEST:
+            least, deepest = matting.SMALLEST, "photorealism"
     if init is not None:
         _check_image("init", init, 1, "")
     possible = len(config.sizes(*content.shape[:2]))
@@ -142,6 +146,11 @@ def check_loss_weights(
         value = np.asarray(number)
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"a loss weight is {value}; weights are finite and not negative")
+    if not config.photorealism and np.any(np.asarray(loss_weights.photorealism) > 0):
+        raise ValueError(
+            f"loss_weights.photorealism is {loss_weights.photorealism} and config.photorealism is "
+            "False, so nothing would come of it; take Config(photorealism=True)"
+        )
     for name, given in blends.items():
         if np.any(np.sum(np.asarray(given, float), axis=-1) <= 0):
             raise ValueError(f"{name} add up to 0; give one style a weight")

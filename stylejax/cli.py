@@ -176,6 +176,17 @@ def command(
             panel=_CONTENT,
         ),
     ] = None,
+    photorealism: Annotated[
+        float | None,
+        _option(
+            "--photorealism",
+            "Higher: the photo's own edges and surfaces in the painting's colours; 100 thins the "
+            "strokes out, 1000 leaves hardly any.",
+            _W.photorealism,
+            panel=_CONTENT,
+            parser=_number,
+        ),
+    ] = None,
     style_blend_weights: Annotated[
         str | None,
         _option(

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import jax
 
-from stylejax import images, layers, losses, vgg
+from stylejax import images, layers, losses, matting, vgg
 from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
@@ -68,6 +68,8 @@ class Config:
       colour: whose colours the picture has, see ``colour.Colour``; None leaves them the paintings'.
       carry: whether the optimizer goes on at the next scale with what it has learnt at the last,
         see ``Adam.carry``; L-BFGS remembers one size only.
+      photorealism: whether the objective has the matting loss, see ``matting``; how much of it is
+        ``LossWeights.photorealism``.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
@@ -94,6 +96,7 @@ class Config:
     blank: Blank | None = None
     colour: Colour | None = None
     carry: bool = False
+    photorealism: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -107,6 +110,11 @@ class Config:
         if not isinstance(self.colour, Colour | None):
             raise ValueError(
                 f"colour is {self.colour!r}; give a Colour, e.g. Colour(colour.CHROMA)"
+            )
+        if not isinstance(self.photorealism, bool):
+            raise ValueError(
+                f"photorealism is {self.photorealism!r}; give True or False here and how much of "
+                "it in LossWeights"
             )
         for name, words in (("padding", vgg.Padding), ("precision", Precision)):
             value, possible = getattr(self, name), get_args(words)
@@ -215,7 +223,7 @@ class Config:
         if self.scale_sizes is not None:
             before = [size for size in self.scale_sizes if size < max(height, width)]
             return (*(images.fit(height, width, size) for size in before), (height, width))
-        least = vgg.minimum_size(self.layers)
+        least = max(vgg.minimum_size(self.layers), matting.SMALLEST * self.photorealism)
         sizes = [(height, width)]
         while self.scales is None or len(sizes) < self.scales:
             shrink = 2 ** (-len(sizes) / 2)

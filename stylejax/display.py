@@ -60,7 +60,7 @@ class Clock:
 
 
 def terms_text(progress: Progress) -> str:
-    """The loss and its terms: style layer by layer, the others summed up."""
+    """The loss and its terms: content summed up, style layer by layer, and what else there is."""
     terms = progress.terms
     style = " ".join(f"{name.removeprefix('relu')} {v:.3g}" for name, v in terms.style.items())
     text = f"loss {terms.total:.4g}"
@@ -69,7 +69,8 @@ def terms_text(progress: Progress) -> str:
     text += f"  style {style}" if style else ""
     text += f"  tv {terms.tv:.3g}" if terms.tv else ""
     dream = sum(terms.dream.values())
-    return text + (f"  dream {dream:.3g}" if dream else "")
+    text += f"  dream {dream:.3g}" if dream else ""
+    return text + (f"  photorealism {terms.photorealism:.3g}" if terms.photorealism else "")
 
 
 def duration(seconds: float | None) -> str:

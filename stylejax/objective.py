@@ -1,8 +1,9 @@
 """The objective: what the picture is pulled towards, and how far it still is.
 
 ``total = content * sum_l c_l L_content,l + style * sum_l w_l E_l + tv * TV + dream * mean_l D_l``
-(eq. 7 with alpha = ``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``). With regions
-``E_l`` is the sum of theirs.
+(eq. 7 with alpha = ``content``, beta = ``style``, eq. 5's ``w_l`` = ``style_layers``), and
+``+ photorealism * matting`` where ``Config.photorealism`` asks for it. With regions ``E_l`` is the
+sum of theirs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, vgg
+from stylejax import losses, matting, vgg
 from stylejax.config import Config
 from stylejax.guides import Carried, Guides, carry, fitted, weigh
 from stylejax.statistics import Statistic
@@ -37,6 +38,7 @@ class LossWeights(NamedTuple):
       regions: ``[R]``, how strongly style pulls in each region; None is 1 for each.
       dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
         have; None is 0.
+      photorealism: of ``matting.matting_loss``; needs ``Config(photorealism=True)``.
     """
 
     content: Number = 1.0
@@ -47,6 +49,7 @@ class LossWeights(NamedTuple):
     styles: Shares | Mapping[str, Shares] | None = None
     regions: Sequence[Number] | jax.Array | None = None
     dream: Number | None = None
+    photorealism: Number = 0.0
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -62,12 +65,14 @@ class Targets(NamedTuple):
       style: by style layer a statistic's target for each region.
       dream: ``losses.activity`` of the photo by dream layer.
       guides: where each region is; None where there is one, the whole picture.
+      windows: of the photo, where photorealism is asked for.
     """
 
     content: dict[str, jax.Array]
     style: dict[str, tuple[Any, ...]]
     dream: dict[str, jax.Array]
     guides: Carried | None = None
+    windows: matting.Windows | None = None
 
 
 class LossTerms(NamedTuple):
@@ -79,6 +84,7 @@ class LossTerms(NamedTuple):
       style: by style layer, ``style * w_l * E_l``.
       tv: ``tv * TV``.
       dream: by dream layer, ``dream * D_l`` over their number.
+      photorealism: ``photorealism`` times the matting loss; 0 where it is not asked for.
     """
 
     total: jax.Array
@@ -86,6 +92,7 @@ class LossTerms(NamedTuple):
     style: dict[str, jax.Array]
     tv: jax.Array
     dream: dict[str, jax.Array]
+    photorealism: jax.Array
 
 
 def network_features(
@@ -152,6 +159,7 @@ def make_targets(
         style=style,
         dream={layer: losses.activity(seen[layer]) for layer in config.dream_layers},
         guides=_carried(masks, params, content, config),
+        windows=matting.windows(content) if config.photorealism else None,
     )
 
 
@@ -242,8 +250,12 @@ def evaluate(
         for layer in config.dream_layers
     }
     tv = loss_weights.tv * config.total_variation(image)
-    total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values())
-    return total, LossTerms(total=total, content=content, style=style, tv=tv, dream=dream)
+    realism = jnp.zeros((), image.dtype)
+    if targets.windows is not None:
+        realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
+    total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values()) + realism
+    terms = LossTerms(total, content=content, style=style, tv=tv, dream=dream, photorealism=realism)
+    return total, terms
 
 
 def _content_loss(

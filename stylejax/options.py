@@ -419,6 +419,9 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     for name in ("content", "style", "tv"):
         if given[f"{name}_weight"] is not None:
             loss_weights[name] = number(f"--{name}-weight", str(given[f"{name}_weight"]))
+    if given["photorealism"] is not None:
+        weight = number("--photorealism", str(given["photorealism"]))
+        loss_weights["photorealism"], config["photorealism"] = weight, weight > 0
     if given["style_blend_weights"] is not None:
         loss_weights["styles"] = blend_weights(
             "--style-blend-weights",

@@ -577,6 +577,44 @@ def total_variation_gradient(image) -> Array:
     return gradient
 
 
+# Photorealism
+
+
+def matting_laplacian(photo, epsilon: float = 1e-7) -> Array:
+    """`[H W, H W]`, Levin, Lischinski and Weiss 2008, equation 12, pixels in row-major order.
+
+    The papers' epsilon is the default. `L_ij = sum over the 3x3 windows w_k that have i and j of
+    delta_ij - 1/|w_k| (1 + (I_i - mu_k)^T (Sigma_k + epsilon/|w_k| 1)^-1 (I_j - mu_k))`
+    """
+    photo = _array(photo)
+    height, width, _ = photo.shape
+    laplacian = np.zeros((height * width, height * width))
+    for top in range(height - 2):
+        for left in range(width - 2):
+            window = [(top + i, left + j) for i in range(3) for j in range(3)]
+            mean = sum(photo[place] for place in window) / 9
+            covariance = sum(np.outer(photo[p] - mean, photo[p] - mean) for p in window) / 9
+            inverse = np.linalg.inv(covariance + epsilon / 9 * np.eye(3))
+            for i, j in window:
+                for k, l in window:  # noqa: E741
+                    alike = float((i, j) == (k, l))
+                    affinity = 1 + (photo[i, j] - mean) @ inverse @ (photo[k, l] - mean)
+                    laplacian[i * width + j, k * width + l] += alike - affinity / 9
+    return laplacian
+
+
+def matting(image, laplacian) -> float:
+    """`sum over colours c of v_c^T L v_c` (Luan et al. 2017, equation 2)."""
+    colours = _array(image).reshape(-1, 3).T
+    return sum(float(v @ laplacian @ v) for v in colours)
+
+
+def matting_gradient(image, laplacian) -> Array:
+    """`2 L v_c` for every colour."""
+    image = _array(image)
+    return (2 * laplacian @ image.reshape(-1, 3)).reshape(image.shape)
+
+
 # Minimisation
 
 

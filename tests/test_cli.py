@@ -84,6 +84,20 @@ def test_same_command_same_bytes_and_other_seed_other_picture(run):
     assert np.any(other != pixels)
 
 
+def test_photorealism(run):
+    status, said, output = run("--photorealism", "100", "--record")
+    assert status == 0 and "photorealism" in said
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert written["config"]["photorealism"] is True
+    assert written["loss_weights"]["photorealism"] == 100
+    assert all(value > 0 for value in written["history"][0]["photorealism"])
+    _, _, output = run("--photorealism", "0", "--record")
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert written["config"]["photorealism"] is False
+    status, said, _ = run("--photorealism", "-1")
+    assert status == 2 and "--photorealism" in said
+
+
 def test_quiet_prints_nothing(run, capsys):
     status, said, _ = run("--quiet")
     assert (status, said) == (0, "") and capsys.readouterr().out == ""

@@ -38,6 +38,7 @@ OTHER = {
     "blank": Blank((0.1, 0.2, 0.3)),
     "colour": Colour(CHROMA),
     "carry": True,
+    "photorealism": True,
 }
 
 
@@ -141,6 +142,7 @@ REFUSED = {
         {"optimizer": Adam(clamp=True), "canvas": FREQUENCIES},
         ["canvas", "clamp", "PIXELS"],
     ),
+    "a weight for a switch": ({"photorealism": 2.0}, ["photorealism is 2.0", "LossWeights"]),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),
     "a list of statistics": ({"style_statistic": [statistics.GRAM]}, ["style_statistic", "pairs"]),

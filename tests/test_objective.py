@@ -10,7 +10,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax import images, layers, losses, presets, statistics
+from stylejax import images, layers, losses, matting, presets, statistics
 from stylejax.arguments import check_loss_weights
 from stylejax.config import Config
 from stylejax.objective import LossWeights, evaluate, make_targets
@@ -226,6 +226,31 @@ def test_the_network_runs_once(tiny, pictures):
     assert lowered.as_text().count("stablehlo.convolution") == 4
 
 
+def test_photorealism(x64, tiny, pictures):
+    image, photo, painting, _ = pictures
+    config = dataclasses.replace(PAPER, photorealism=True)
+    weights = LossWeights(content=ALPHA, style=BETA, photorealism=7.0)
+    value, terms, gradient = run(image, tiny, photo, [painting], weights, config)
+    without, none, before = run(
+        image, tiny, photo, [painting], weights._replace(photorealism=0.0), PAPER
+    )
+    laplacian = reference.matting_laplacian(photo, matting.EPSILON)
+    assert_allclose(terms.photorealism, 7 * reference.matting(image, laplacian) / 72, rtol=1e-9)
+    assert none.photorealism == 0
+    assert_allclose(value - without, terms.photorealism, rtol=0, atol=1e-11 * float(value))
+    expected = 7 * reference.matting_gradient(image, laplacian) / 72
+    rounding = 1e-11 * np.abs(before).max()
+    assert_allclose(gradient - before, expected, rtol=0, atol=rounding + 1e-9)
+
+
+def test_without_photorealism_nothing_is_kept_for_it(tiny, pictures):
+    _, photo, painting, _ = (np.float32(p) for p in pictures)
+    targets = jax.eval_shape(
+        lambda p: make_targets(p, photo, [painting], LossWeights(), PAPER), tiny
+    )
+    assert targets.windows is None
+
+
 # The gradient
 
 VARIANTS = {
@@ -399,6 +424,10 @@ BAD_WEIGHTS = {
     "a negative layer": (
         LossWeights(content_layers={"relu2_2": -3.5}),
         ["-3.5", "not negative"],
+    ),
+    "photorealism without its term": (
+        LossWeights(photorealism=3.5),
+        ["3.5", "config.photorealism is False", "Config(photorealism=True)"],
     ),
     "a negative style": (LossWeights(styles=(2.0, -1.0)), ["-1.0", "not negative"]),
 }

@@ -504,6 +504,52 @@ def test_total_variation_properties(rng):
     assert_allclose(np.sum(gradient * direction), slope, rtol=1e-8)
 
 
+# Photorealism
+
+
+def test_matting_laplacian_by_hand():
+    # One window, a photo that is black but for its middle, white: I_i - mu is 8/9 there and -1/9
+    # elsewhere in each colour, Sigma = 8/81 everywhere. As epsilon goes to 0 the inverse acts along
+    # (1, 1, 1) only: 81/8 x y for x (1, 1, 1) and y (1, 1, 1). So black pixels have affinities
+    # 1 + 1/8, the white one 1 + 8 with itself and 1 - 1 with the others.
+    photo = np.zeros((3, 3, 3))
+    photo[1, 1] = 1
+    expected = np.eye(9) - 1 / 8
+    expected[4, :] = expected[:, 4] = 0
+    # An epsilon of 1e-9 takes 1e-9 / (9 * 8 / 27) of it; less would be rounding of the inverse.
+    assert_allclose(reference.matting_laplacian(photo, 1e-9), expected, atol=1e-6)
+    # A flat photo leaves no slope: the mean of nine alone.
+    flat = np.full((3, 3, 3), 0.5)
+    assert_allclose(reference.matting_laplacian(flat), np.eye(9) - 1 / 9, atol=1e-12)
+
+
+def test_matting_laplacian_is_the_ridge_regression_of_every_window(rng):
+    """What its authors derived it from (equations 10 and 11): the minimum over `a` and `b`."""
+    photo, image = rng.random((4, 5, 3)), rng.random((4, 5, 3))
+    epsilon, total = 1e-3, 0.0
+    for top in range(2):
+        for left in range(3):
+            colours = photo[top : top + 3, left : left + 3].reshape(9, 3)
+            rows = np.hstack([colours, np.ones((9, 1))])
+            ridge = np.hstack([np.sqrt(epsilon) * np.eye(3), np.zeros((3, 1))])
+            values = image[top : top + 3, left : left + 3].reshape(9, 3)
+            wanted = np.vstack([values, np.zeros((3, 3))])
+            total += np.linalg.lstsq(np.vstack([rows, ridge]), wanted, rcond=None)[1].sum()
+    laplacian = reference.matting_laplacian(photo, epsilon)
+    assert_allclose(reference.matting(image, laplacian), total, rtol=1e-10)
+
+
+def test_matting_properties(rng):
+    photo, image, direction = rng.random((3, 4, 5, 3))
+    laplacian = reference.matting_laplacian(photo)
+    assert_allclose(laplacian, laplacian.T, atol=1e-12)
+    assert_allclose(laplacian.sum(1), 0, atol=1e-12)
+    assert np.linalg.eigvalsh(laplacian).min() > -1e-12
+    gradient = reference.matting_gradient(image, laplacian)
+    slope = reference.finite_difference(lambda x: reference.matting(x, laplacian), image, direction)
+    assert_allclose(np.sum(gradient * direction), slope, rtol=1e-8)
+
+
 # Minimisation
 
 
