@@ -488,6 +488,31 @@ def command(
     write_record: Annotated[
         bool, _flag("--record", "Write OUT.json too: settings, versions, hashes, losses.")
     ] = False,
+    plot: Annotated[
+        bool, _flag("--plot", "Write OUT.plot.png too: the loss by term. Needs matplotlib.")
+    ] = False,
+    sheet: Annotated[
+        bool, _flag("--sheet", "Write OUT.sheet.png too: photo, paintings and result in a row.")
+    ] = False,
+    animation: Annotated[
+        Path | None,
+        _option(
+            "--animation",
+            "Write the run as a moving picture too: .gif or .mp4 (which needs PyAV).",
+            panel=_OUTPUT,
+            metavar="FILE",
+        ),
+    ] = None,
+    animation_every: Annotated[
+        int | None,
+        _option(
+            "--animation-every",
+            "Steps from one frame of it to the next.",
+            "about 80 frames",
+            panel=_OUTPUT,
+            parser=_whole,
+        ),
+    ] = None,
     network: Annotated[
         str,
         _option(

@@ -1,4 +1,4 @@
-"""Image files to arrays and back; the only module that imports PIL.
+"""Image files to arrays and back. PIL is imported here, and by `sheet` and `animation`.
 
 An image is float32 sRGB ``[H, W, 3]`` in [0, 1], gamma-encoded as in the file. Transparency travels
 beside it as float32 ``[H, W]`` in [0, 1], 1 where opaque. Every error is a ValueError (the content
@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -145,11 +145,17 @@ def save(
         file.write(data)
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
+def check_output(
+    path: str | os.PathLike[str], *, suffixes: Collection[str] = tuple(_ENCODERS)
+) -> None:
     """Raises now what `save` would raise for this path after a long run.
 
+    Args:
+        path: The file that will be written.
+        suffixes: What it may end in.
+
     Raises:
-        ValueError: The suffix names no format that can be written.
+        ValueError: The path ends in none of `suffixes`.
         FileNotFoundError: The folder does not exist.
         IsADirectoryError: The path is a folder.
         PermissionError: The folder, or a file already there, may not be written.
@@ -159,8 +165,8 @@ def check_output(path: str | os.PathLike[str]) -> None:
     folder = os.path.dirname(target)
     if os.path.isdir(target):
         raise IsADirectoryError(f"{name} is a folder; name a file in it, such as 'out.png'")
-    if (suffix := os.path.splitext(path)[1].lower()) not in _ENCODERS:
-        raise ValueError(f"{name} ends in {suffix!r}; use one of {', '.join(_ENCODERS)}")
+    if (suffix := os.path.splitext(path)[1].lower()) not in suffixes:
+        raise ValueError(f"{name} ends in {suffix!r}; use one of {', '.join(suffixes)}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{name}: there is no folder {folder!r}; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -18,6 +18,7 @@ import rich.console
 
 from stylejax import (
     arguments,
+    companions,
     display,
     guides,
     images,
@@ -73,6 +74,7 @@ def plan(given: dict[str, Any]) -> Job:
     """
     _check_numbers(given)
     _check_output(given)
+    companions.check(given)
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
     content, photo = _photo(given["photo"], given["size"])
@@ -114,12 +116,15 @@ def run(job: Job) -> int:
     console = display.console()
     _keep_compiled()
     on = jax.default_device(job.device) if job.device else nullcontext()
-    began, trace, interrupted = time.monotonic(), [], False
+    began, trace, frames, interrupted = time.monotonic(), [], [], False
+    every = _frame_steps(job)
     with on, _display(job, console) as show, _stop_on_ctrl_c() as stop_asked:
         for last in _progress(job):  # it yields at least the start
             trace.append(record.entry(last))
             show(last)
-            _save_preview(job, last, trace)
+            taken = record.steps_taken(trace)
+            companions.preview(job.given, last, taken=taken)
+            frames += companions.frame(last, taken=taken, every=every)
             if interrupted := stop_asked():
                 break
     height, width = job.content.shape[:2]
@@ -127,6 +132,7 @@ def run(job: Job) -> int:
     seconds = time.monotonic() - began
     provenance = _provenance(job, trace, seconds, interrupted)
     _write(job, picture, provenance, trace)
+    interrupted |= not _write_companions(job, picture, frames, trace)
     return _tell(job, console, trace, last, seconds, interrupted)
 
 
@@ -240,12 +246,18 @@ def _keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _frame_steps(job: Job) -> int:
+    height, width = job.content.shape[:2]
+    return companions.frame_steps(job.given, job.preset.config, (height, width))
+
+
 def _progress(job: Job) -> Any:
     device = job.device or jax.devices()[0]
     save_every = job.given["save_every"]
     # A preview after each step where steps are slow, after up to ten where waiting for the
     # preview would be.
-    steps = [n for n in range(1, 11) if not save_every or save_every % n == 0]
+    kept = [n for n in (save_every, _frame_steps(job)) if n]
+    steps = [n for n in range(1, 11) if all(k % n == 0 for k in kept)]
     return transfer.iterate(
         job.params,
         job.content,
@@ -287,13 +299,6 @@ def _display(job: Job, console: rich.console.Console) -> AbstractContextManager[
         return display.silent()
     clock = display.Clock(job.preset.config, *job.content.shape[:2])
     return (display.live if console.is_terminal else display.lines)(console, clock)
-
-
-def _save_preview(job: Job, progress: transfer.Progress, trace: list[record.Entry]) -> None:
-    every, output = job.given["save_every"], job.given["output"]
-    taken = record.steps_taken(trace)
-    if every and progress.step and taken % every == 0:
-        images.save(output.with_stem(f"{output.stem}_{taken:05}"), progress.image)
 
 
 def _provenance(
@@ -339,6 +344,20 @@ def _write(
         raise OSError(f"{error}; the picture is in {rescue}") from error
     if job.given["write_record"]:
         record.write(output.with_suffix(".json"), {**provenance, "history": record.history(trace)})
+
+
+def _write_companions(
+    job: Job, picture: np.ndarray, frames: list[np.ndarray], trace: list[record.Entry]
+) -> bool:
+    """Writes what stands beside the picture; returns whether Ctrl-C left it alone."""
+    about = (job.given, job.content, job.styles, picture)
+    try:
+        companions.write(*about, alpha=job.alpha, frames=frames, trace=trace)
+    except OSError as error:
+        raise OSError(f"{error}; the picture is in {job.given['output']}") from error
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _tell(

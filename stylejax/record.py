@@ -94,22 +94,29 @@ def steps_taken(trace: Sequence[Entry]) -> int:
     return sum(int(np.sum(item.history.taken)) for item in trace)
 
 
+def by_scale(trace: Sequence[Progress] | Sequence[Entry]) -> tuple[History, ...]:
+    """A run's rows, one record per scale as in ``Result``, but with the start as first row."""
+    parts: dict[int, list[History]] = {}
+    for item in trace:
+        parts.setdefault(item.scale, []).append(item.history)
+    return tuple(
+        jax.tree.map(lambda *columns: np.concatenate(columns), *rows) for rows in parts.values()
+    )
+
+
 def history(trace: Sequence[Entry]) -> list[dict[str, Any]]:
     """A run's rows, one record per scale with a column per term; the first row is the start."""
-    scales: list[dict[str, Any]] = []
-    for number in dict.fromkeys(item.scale for item in trace):
-        parts = [item for item in trace if item.scale == number]
-        rows = jax.tree.map(lambda *a: np.concatenate(a), *[item.history for item in parts])
-        scales.append(
-            {
-                "width": parts[-1].width,
-                "height": parts[-1].height,
-                "status": parts[-1].status.name.lower(),
-                "evaluations": plain(rows.evaluations),
-                **plain(rows.terms),
-            }
-        )
-    return scales
+    last = {item.scale: item for item in trace}
+    return [
+        {
+            "width": item.width,
+            "height": item.height,
+            "status": item.status.name.lower(),
+            "evaluations": plain(rows.evaluations),
+            **plain(rows.terms),
+        }
+        for item, rows in zip(last.values(), by_scale(trace), strict=True)
+    ]
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,12 +1,11 @@
-"""Contact sheets: pictures in rows and columns, with labels, as one picture.
-
-Beside ``images`` the only module that imports PIL, for its letters.
-"""
+"""Contact sheets: pictures in rows and columns, with labels (PIL's letters), as one picture."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from stylejax import images
 
 PAPER = (255, 255, 255)
 INK = (32, 32, 32)
@@ -77,6 +76,30 @@ def sheet(
             pixels = np.rint(np.clip(np.asarray(picture), 0, 1) * 255).astype(np.uint8)
             paper.paste(Image.fromarray(pixels), (x, y))
     return np.asarray(paper, np.float32) / 255
+
+
+def side_by_side(
+    photo: np.ndarray, paintings: Sequence[np.ndarray], picture: np.ndarray
+) -> np.ndarray:
+    """What a picture was made of, and the picture, in one row with labels.
+
+    Args:
+      photo: ``[h, w, 3]`` floats in [0, 1], as all of them; it is shown at the picture's size.
+      paintings: of any sizes; shrunk where they are larger than the picture's place.
+      picture: ``[H, W, 3]``, shown as it is.
+
+    Returns:
+      ``[h, w, 3]`` float32 in [0, 1].
+    """
+    height, width = picture.shape[:2]
+    shown = [np.asarray(images.resize(photo, height, width))]
+    for painting in paintings:
+        shrink = min(1, height / painting.shape[0], width / painting.shape[1])
+        size = (max(1, round(side * shrink)) for side in painting.shape[:2])
+        shown.append(np.asarray(images.resize(painting, *size)))
+    numbers = [f" {n}" for n in range(1, len(paintings) + 1)] if len(paintings) > 1 else [""]
+    labels = ["photo", *(f"painting{number}" for number in numbers), "result"]
+    return sheet([[*shown, picture]], columns=labels)
 
 
 def _size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:

@@ -21,7 +21,8 @@ MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 # Whoever does not use these does not wait for them, nor need them.
-OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "matplotlib", "gradio")
+OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "gradio")
+OPTIONAL += ("matplotlib", "av")
 
 # The command line: the only modules that may print, and that no other module imports.
 SHELL = {"cli.py", "job.py"}
@@ -172,9 +173,10 @@ def test_one_module_knows_each_tool():
     for name, tree in TREES.items():
         for package in imported(tree):
             users.setdefault(package, set()).add(name)
-    assert users["PIL"] == {"images.py"}
+    assert users["PIL"] == {"animation.py", "images.py", "sheet.py"}
+    assert (users["matplotlib"], users["av"]) == ({"plots.py"}, {"animation.py"})
     assert users["jaxopt"] == {"optimizers/jaxopt_engines.py".replace("/", os.sep)}
-    assert not users.keys() & {"keras", "torch", "tensorflow", "matplotlib", "scipy"}
+    assert not users.keys() & {"keras", "torch", "tensorflow", "scipy"}
 
 
 def test_nothing_private_to_jax_is_used():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stylejax.sheet import GAP, sheet
+from stylejax.sheet import GAP, sheet, side_by_side
 
 
 def plain(height, width, value):
@@ -55,6 +55,22 @@ def test_values_outside_are_clipped():
     paper = sheet([[plain(12, 12, 1.5), plain(12, 12, -0.5)]])
     found(paper[:, : GAP + 12], 1)
     found(paper[:, GAP + 12 :], 0)
+
+
+def test_side_by_side():
+    a, b, c, d = LEVELS
+    paintings = [plain(120, 60, b), plain(10, 20, c)]
+    row = side_by_side(plain(80, 60, a), paintings, plain(40, 30, d))
+    below = row[-40 - GAP :]  # the labels, whose letters have every grey
+    boxes = [found(below, level) for level in LEVELS]
+    assert [(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes] == [
+        (40, 30),  # the photo at the picture's size
+        (40, 20),  # shrunk into the picture's place
+        (10, 20),  # never enlarged
+        (40, 30),
+    ]
+    assert [x0 for _, x0, _, _ in boxes] == sorted(x0 for _, x0, _, _ in boxes)
+    assert row.shape[1] == 4 * (30 + GAP) + GAP and np.any(row[: -40 - GAP] < 0.5)
 
 
 def test_wrong_arguments():
