@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -97,10 +98,12 @@ def make_targets(
     Args:
       params: the network.
       content: ``[H, W, 3]`` at the size of the picture.
-      styles: one or more ``[h, w, 3]``, of any sizes.
+      styles: ``[h, w, 3]`` each, of any sizes; one at least, where there are style layers.
       loss_weights: only ``styles`` is read.
       config: layers, statistics and network options.
     """
+    if config.padding == "circular":  # the picture is a tile; photo and paintings are not
+        config = replace(config, padding="replicate-all")
     seen = network_features(params, content, config.content_layers, config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
     shares = style_shares(loss_weights.styles, len(styles), content.dtype)
@@ -151,6 +154,8 @@ def evaluate(
         * statistic.distance(statistic.accumulate(features[layer]), targets.style[layer])
         for layer, statistic in config.statistics.items()
     }
-    tv = loss_weights.tv * losses.total_variation(image)
+    circular = config.padding == "circular"
+    variation = losses.circular_variation if circular else losses.total_variation
+    tv = loss_weights.tv * variation(image)
     total = sum(content.values()) + sum(style.values()) + tv
     return total, LossTerms(total=total, content=content, style=style, tv=tv)
