@@ -14,8 +14,11 @@ import jax
 import typer
 
 import stylejax
-from stylejax import job, options
+from stylejax import commands, figure, job, options, synthesis
 from stylejax.colour import Colour
+from stylejax.commands import number as _number
+from stylejax.commands import option as _option
+from stylejax.commands import whole as _whole
 from stylejax.optimizers import Adam, Lbfgs
 from stylejax.presets import DEFAULT, PRESETS
 
@@ -25,47 +28,6 @@ WRONG_INPUT = 2
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 # typer carries a click of its own; whichever it is, this is its usage error.
 UsageError: Any = typer.BadParameter.__bases__[0]
-
-
-def _default(value: Any) -> str:
-    """How a default is shown in --help: read off the default preset, so it cannot diverge."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _whole(text: Any) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number such as 100") from None
-
-
-def _number(text: Any) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number such as 0.5") from None
-
-
-def _option(
-    names: str,
-    text: str,
-    default: Any = None,
-    *,
-    panel: str = "Picture",
-    metavar: str | None = None,
-    parser: Any = None,
-) -> Any:
-    shown = "" if default is None else f" [dim](default: {_default(default)})[/dim]"
-    return typer.Option(
-        *names.split(),
-        help=text + shown,
-        show_default=False,
-        rich_help_panel=panel,
-        metavar=metavar or {_whole: "N", _number: "X"}.get(parser, "TEXT"),
-        parser=parser,
-    )
 
 
 def _flag(names: str, text: str) -> Any:
@@ -201,7 +163,8 @@ def command(
         str | None,
         _option(
             "--padding",
-            "Border of the picture in the network: replicate-all, replicate or zero.",
+            "Border of the picture in the network: replicate-all, replicate or zero; or circular, "
+            "which makes a tile without seams, of sides rounded to multiples of 16.",
             _C.padding,
             panel=_CONTENT,
         ),
@@ -365,22 +328,9 @@ def command(
     return {**given, "command": context.obj}
 
 
-class Answered(Exception):
-    """The arguments asked for --help or --version and were answered."""
-
-
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of a command line by name, None where it is silent; nothing is checked yet.
-
-    Raises:
-      typer's usage error: an option that does not exist, a number that is none.
-      Answered: there is nothing left to do.
-    """
-    arguments = list(arguments)
-    given = app(arguments, prog_name="stylejax", obj=arguments, standalone_mode=False)
-    if not isinstance(given, dict):
-        raise Answered
-    return given
+    """The options of a command line by name, None where it is silent; see ``commands.parse``."""
+    return commands.parse(app, arguments)
 
 
 def _picture(arguments: Sequence[str]) -> int:
@@ -389,7 +339,11 @@ def _picture(arguments: Sequence[str]) -> int:
 
 # What the first word may be instead of a photo: functions of the words behind it that return an
 # exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "texture": lambda words: synthesis.texture(words, command),
+    "reconstruct": lambda words: synthesis.reconstruct(words, command),
+    "figure": lambda words: figure.main(words, command),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -399,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _picture(arguments)
-    except Answered:
+    except commands.Answered:
         return 0
     except UsageError as error:
         return _refuse(error.format_message())

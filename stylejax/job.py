@@ -17,6 +17,7 @@ import numpy as np
 import rich.console
 
 from stylejax import arguments, display, images, options, record, scale, transfer, vgg, weights
+from stylejax.config import Config
 from stylejax.optimizers import Status
 from stylejax.presets import Preset, prepare
 
@@ -30,7 +31,7 @@ class Job(NamedTuple):
     Attributes:
       given: the options of the command line by name.
       preset: config, loss weights and preparation, with all options in place.
-      content: ``[H, W, 3]``, the photo at the picture's size.
+      content: ``[H, W, 3]``, the photo at the picture's size; black where there is none.
       alpha: ``[H, W]``, its transparency, if it has any.
       styles: the paintings, no larger than any scale wants them.
       init: a picture to start from, if one was named.
@@ -61,7 +62,7 @@ def plan(given: dict[str, Any]) -> Job:
     _check_output(given)
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
-    content, alpha = _photo(given["photo"], given["size"])
+    content, alpha = _photo(given, preset.config)
     size = (content.shape[0], content.shape[1])
     styles = tuple(_painting(path, size, preset) for path in given["paintings"])
     init = None if start_file is None else images.load(start_file).image
@@ -80,30 +81,56 @@ def plan(given: dict[str, Any]) -> Job:
     return Job(given, preset, content, alpha, styles, init, network, params, device)
 
 
+class Made(NamedTuple):
+    """What a run has led to.
+
+    Attributes:
+      picture: ``[H, W, 3]`` at the picture's size.
+      trace: a run's entries, from its start on.
+      seconds: from the start, compiling included.
+      interrupted: whether it was stopped before its end.
+    """
+
+    picture: np.ndarray
+    trace: list[record.Entry]
+    seconds: float
+    interrupted: bool = False
+
+
 def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
-    _keep_compiled()
-    on = jax.default_device(job.device) if job.device else nullcontext()
+    keep_compiled()
+    with on(job.device), shown(job, console) as show, stop_on_ctrl_c() as stop_asked:
+        made, last = make(job, show, stop_asked)
+    write(job, made)
+    return _tell(job, console, made, last)
+
+
+def on(device: Any) -> AbstractContextManager[Any]:
+    """Where to compute; None is JAX's own choice."""
+    return jax.default_device(device) if device else nullcontext()
+
+
+def make(
+    job: Job, show: display.Show, stop_asked: Callable[[], bool]
+) -> tuple[Made, transfer.Progress]:
+    """Goes from step to step until the end, or until it is asked to stop; and its last step."""
     began, trace, interrupted = time.monotonic(), [], False
-    with on, _display(job, console) as show, _stop_on_ctrl_c() as stop_asked:
-        for last in _progress(job):  # it yields at least the start
-            trace.append(record.entry(last))
-            show(last)
-            _save_preview(job, last, trace)
-            if interrupted := stop_asked():
-                break
-    height, width = job.content.shape[:2]
-    picture = np.asarray(images.resize(last.image, height, width))
-    seconds = time.monotonic() - began
-    provenance = _provenance(job, trace, seconds, interrupted)
-    _write(job, picture, provenance, trace)
-    return _tell(job, console, trace, last, seconds, interrupted)
+    for last in _progress(job):  # it yields at least the start
+        trace.append(record.entry(last))
+        show(last)
+        _save_preview(job, last, trace)
+        if interrupted := stop_asked():
+            break
+    size = (job.content.shape[0], job.content.shape[1])
+    picture = np.asarray(scale.resized(last.image, size, job.preset.config))
+    return Made(picture, trace, time.monotonic() - began, interrupted), last
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
     for name, least in (("size", 1), ("save_every", 0)):
-        if given[name] < least:
+        if np.min(given[name]) < least:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} {given[name]} must be {least} or more")
     if not 0 <= given["seed"] < 2**32:
@@ -113,9 +140,14 @@ def _check_numbers(given: dict[str, Any]) -> None:
 def _check_output(given: dict[str, Any]) -> None:
     output: Path = given["output"]
     images.check_output(output)
-    for source in (given["photo"], *given["paintings"]):
+    for source in inputs(given):
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
+
+
+def inputs(given: dict[str, Any]) -> list[Path]:
+    """The photo, if there is one, and the paintings."""
+    return [path for path in (given["photo"], *given["paintings"]) if path is not None]
 
 
 def _device(name: str) -> Any:
@@ -132,12 +164,15 @@ def _device(name: str) -> Any:
         ) from None
 
 
-def _photo(path: Path, long_side: int) -> tuple[np.ndarray, np.ndarray | None]:
-    image, alpha = images.load(path)
-    size = images.fit(image.shape[0], image.shape[1], long_side)
+def _photo(given: dict[str, Any], config: Config) -> tuple[np.ndarray, np.ndarray | None]:
+    """The photo at the picture's size, and its transparency; black where there is no photo."""
+    if given["photo"] is None:
+        return np.zeros((*given["size"], 3), np.float32), None
+    image, alpha = images.load(given["photo"])
+    height, width = map(config.nearest, images.fit(image.shape[0], image.shape[1], given["size"]))
     if alpha is not None:
-        alpha = np.asarray(images.resize(alpha, *size))
-    return np.asarray(images.resize(image, *size)), alpha
+        alpha = np.asarray(images.resize(alpha, height, width))
+    return np.asarray(images.resize(image, height, width)), alpha
 
 
 def _painting(path: Path, size: tuple[int, int], preset: Preset) -> np.ndarray:
@@ -170,7 +205,7 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     return found, prepare(preset, params, normalised=found.origin.normalised)
 
 
-def _keep_compiled() -> None:
+def keep_compiled() -> None:
     """Compiled programs stay in the user's cache folder, so that the next run starts sooner."""
     folder = weights.cache_folder() / "compiled"
     try:
@@ -200,7 +235,7 @@ def _progress(job: Job) -> Any:
 
 
 @contextmanager
-def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
+def stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
     """A first Ctrl-C is asked about between steps; a second one interrupts at once.
 
     An exception in the middle of JAX's tracing and compiling could leave it in pieces.
@@ -222,7 +257,8 @@ def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _display(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
+def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
+    """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet."""
     if job.given["quiet"]:
         return display.silent()
     clock = display.Clock(job.preset.config, *job.content.shape[:2])
@@ -236,10 +272,8 @@ def _save_preview(job: Job, progress: transfer.Progress, trace: list[record.Entr
         images.save(output.with_stem(f"{output.stem}_{taken:05}"), progress.image)
 
 
-def _provenance(
-    job: Job, trace: list[record.Entry], seconds: float, interrupted: bool
-) -> dict[str, Any]:
-    named = [job.given["photo"], *job.given["paintings"]]
+def provenance(job: Job, made: Made) -> dict[str, Any]:
+    """What made a picture, as plain JSON values."""
     return {
         "command": ["stylejax", *job.given["command"]],
         "seed": job.given["seed"],
@@ -253,53 +287,57 @@ def _provenance(
             "source": job.network.origin.source,
             "instead": job.network.instead,
         },
-        "inputs": [{"file": path.name, "sha256": record.file_digest(path)} for path in named],
+        "inputs": [
+            {"file": path.name, "sha256": record.file_digest(path)} for path in inputs(job.given)
+        ],
         "versions": record.versions(),
         "device": (job.device or jax.devices()[0]).device_kind,
         "width": job.content.shape[1],
         "height": job.content.shape[0],
-        "status": "interrupted" if interrupted else record.worst(trace).name.lower(),
-        "evaluations": trace[-1].evaluations,
-        "seconds": round(seconds, 3),
-        "loss": record.plain(trace[-1].loss),
+        "status": "interrupted" if made.interrupted else record.worst(made.trace).name.lower(),
+        "evaluations": made.trace[-1].evaluations,
+        "seconds": round(made.seconds, 3),
+        "loss": record.plain(made.trace[-1].loss),
     }
 
 
-def _write(
-    job: Job, picture: np.ndarray, provenance: dict[str, Any], trace: list[record.Entry]
-) -> None:
+def write(job: Job, made: Made) -> None:
+    """Writes the picture, and its record if that is wanted."""
     output: Path = job.given["output"]
-    metadata = {"stylejax": json.dumps(provenance)}
-    try:
-        images.save(output, picture, alpha=job.alpha, metadata=metadata)
-    except OSError as error:
-        rescue = Path(tempfile.gettempdir()) / output.name
-        images.save(rescue, picture, alpha=job.alpha, metadata=metadata)
-        raise OSError(f"{error}; the picture is in {rescue}") from error
+    origin = provenance(job, made)
+    save(output, made.picture, alpha=job.alpha, origin=origin)
     if job.given["write_record"]:
-        record.write(output.with_suffix(".json"), {**provenance, "history": record.history(trace)})
+        history = record.history(made.trace)
+        record.write(output.with_suffix(".json"), {**origin, "history": history})
 
 
-def _tell(
-    job: Job,
-    console: rich.console.Console,
-    trace: list[record.Entry],
-    last: transfer.Progress,
-    seconds: float,
-    interrupted: bool,
-) -> int:
+def save(
+    output: Path, picture: np.ndarray, *, alpha: np.ndarray | None = None, origin: dict[str, Any]
+) -> None:
+    """Writes a picture with its origin, if not where it should be then among temporary files."""
+    metadata = {"stylejax": json.dumps(origin)}
+    try:
+        images.save(output, picture, alpha=alpha, metadata=metadata)
+    except (OSError, ValueError) as error:  # or it is too long for its format
+        rescue = Path(tempfile.gettempdir()) / output.with_suffix(".png").name
+        images.save(rescue, picture, alpha=alpha, metadata=metadata)
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{error}; the picture is in {rescue}") from error
+
+
+def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Progress) -> int:
     """Says how the run ended, in one line, and returns the exit status."""
-    status, output = record.worst(trace), job.given["output"]
+    status, output = record.worst(made.trace), job.given["output"]
     height, width = job.content.shape[:2]
-    if interrupted:
+    if made.interrupted:
         message, code = f"interrupted at {display.scale_text(last)}, step {last.step}", INTERRUPTED
     elif status in (Status.STALLED, Status.NON_FINITE):
         message, code = status.message, FAILED
     else:
         message, code = status.message, 0
     text = (
-        f"{output}: {width}x{height}, loss {trace[-1].loss:.4g}, {trace[-1].evaluations} "
-        f"evaluations in {display.duration(seconds)}; {message}"
+        f"{output}: {width}x{height}, loss {made.trace[-1].loss:.4g}, {made.trace[-1].evaluations} "
+        f"evaluations in {display.duration(made.seconds)}; {message}"
     )
     if code:
         print(text, file=sys.stderr)

@@ -24,16 +24,18 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "matplotlib", "gradio")
 
 # The command line: the only modules that may print, and that no other module imports.
-SHELL = {"cli.py", "job.py"}
+SHELL = {"cli.py", "commands.py", "figure.py", "job.py", "synthesis.py"}
 
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
     "cli.py:main": "argv, as of every main",
+    "commands.py:option": "names, text, default: a table's columns, as of typer",
     "convert.py:read_adain": "one kind of reader, `reader(path)`, in the table of checkpoints",
     "convert.py:read_jcjohnson": "as read_adain",
     "convert.py:read_keras": "as read_adain",
     "convert.py:read_torchvision": "as read_adain",
     "layers.py:convolve": "custom_vjp takes static arguments by position",
+    "layers.py:convolve_circular": "custom_vjp takes static arguments by position",
     "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
     "matconvnet.py:read_matconvnet": "as the readers of convert.py",
     "normalisation.py:vgg19_means": "the network they are for",
@@ -172,7 +174,7 @@ def test_one_module_knows_each_tool():
     for name, tree in TREES.items():
         for package in imported(tree):
             users.setdefault(package, set()).add(name)
-    assert users["PIL"] == {"images.py"}
+    assert users["PIL"] == {"images.py", "sheet.py"}
     assert users["jaxopt"] == {"optimizers/jaxopt_engines.py".replace("/", os.sep)}
     assert not users.keys() & {"keras", "torch", "tensorflow", "matplotlib", "scipy"}
 
