@@ -39,7 +39,8 @@ _CONTENT, _OPTIMISATION, _OUTPUT = "Content and style", "Optimisation", "Output 
 
 
 @app.command(
-    help="Renders PHOTO in the style of one or more PAINTINGs.",
+    help="Renders PHOTO in the style of one or more PAINTINGs. Other commands, each with --help of "
+    "its own: stylejax texture, stylejax reconstruct, stylejax figure.",
     epilog="Example: stylejax photo.jpg painting.jpg -o out.png --size 768 --style-weight 20",
     no_args_is_help=True,
 )

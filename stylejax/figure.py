@@ -10,6 +10,8 @@ the weight 0.
 
 import csv
 import io
+import itertools
+import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,11 +188,12 @@ def _layers(given: dict[str, Any]) -> tuple[str, ...]:
     return PRESETS[options.choice("--preset", given["preset"], [*PRESETS])].config.style_layers
 
 
-def _ratios(given: dict[str, Any]) -> tuple[float, ...]:
+def _ratios(given: dict[str, Any]) -> dict[str, float]:
+    """alpha/beta by the words it was given in, which are the columns' labels."""
     text = given["ratios"]
     if text is None:
         text = RATIOS[options.choice("--preset", given["preset"], [*RATIOS])]
-    return tuple(options.number("--ratios", part.strip()) for part in text.split(","))
+    return {word.strip(): options.number("--ratios", word.strip()) for word in text.split(",")}
 
 
 def _shares(counting: Sequence[str], layers: Sequence[str]) -> dict[str, float]:
@@ -202,7 +205,7 @@ def _up_to(layers: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(layers[: count + 1]) for count in range(len(layers)))
 
 
-def _figure_3(planned: job.Job, layers: tuple[str, ...], ratios: tuple[float, ...]) -> Figure:
+def _figure_3(planned: job.Job, layers: tuple[str, ...], ratios: dict[str, float]) -> Figure:
     base = planned.preset.loss_weights
     cells = [
         Cell(
@@ -212,15 +215,20 @@ def _figure_3(planned: job.Job, layers: tuple[str, ...], ratios: tuple[float, ..
             base._replace(content=ratio * base.style, style_layers=_shares(counting, layers)),
         )
         for row, counting in enumerate(_up_to(layers))
-        for column, ratio in enumerate(ratios)
+        for column, ratio in enumerate(ratios.values())
     ]
-    rows = [f"{letter} {'to ' if row else ''}{layer}" for row, (letter, layer) in _lettered(layers)]
-    columns = [f"\u03b1/\u03b2 = {_plainly(ratio)}" for ratio in ratios]
+    rows = [
+        f"{letter} {'to ' if row else ''}{layer}".lstrip()
+        for row, (letter, layer) in _lettered(layers)
+    ]
+    columns = [f"alpha/beta {word}" for word in ratios]
     return Figure(3, planned, tuple(cells), tuple(rows), tuple(columns))
 
 
 def _lettered(layers: Sequence[str]) -> Iterator[tuple[int, tuple[str, str]]]:
-    return enumerate(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", layers, strict=False))
+    """Each with its place and a letter, while there are letters."""
+    letters = itertools.chain(string.ascii_uppercase, itertools.repeat(""))
+    return enumerate(zip(letters, layers, strict=False))
 
 
 def _figure_1(planned: job.Job, layers: tuple[str, ...]) -> Figure:
@@ -250,14 +258,9 @@ def _figure_1(planned: job.Job, layers: tuple[str, ...]) -> Figure:
         )
         for column, counting in enumerate(_up_to(layers))
     ]
-    columns = [f"{letter.lower()} {layer}" for _, (letter, layer) in _lettered(layers)]
+    columns = [f"{letter.lower()} {layer}".lstrip() for _, (letter, layer) in _lettered(layers)]
     rows = ("content of one layer", "style up to it")
     return Figure(1, planned, (*content, *style), rows, ("original", *columns))
-
-
-def _plainly(number: float) -> str:
-    """``1e-05`` as ``1e-5``."""
-    return f"{number:g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def run(figure: Figure) -> int:
