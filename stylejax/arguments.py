@@ -29,11 +29,12 @@ def check(
 ) -> None:
     """Raises ValueError for arguments that cannot work; values are read only where concrete."""
     vgg.check_layers(config.layers, vgg.architecture_of(params))
-    if not isinstance(styles, Sequence) or not styles:
+    if not isinstance(styles, Sequence) or (config.style_layers and not styles):
         raise ValueError("styles must be a list of one or more images, e.g. [painting]")
     least = vgg.minimum_size(config.layers)
     deepest = max(config.layers, key=lambda layer: vgg.minimum_size([layer]))
     _check_image("content", content, least, deepest)
+    _check_period(content.shape[:2], config, deepest)
     for index, style in enumerate(styles):
         _check_image(f"styles[{index}]", style, least, deepest)
     if config.photorealism:
@@ -107,6 +108,16 @@ def _check_image(name: str, image: Any, least: int, layer: str) -> None:
         raise ValueError(f"{name} has values that are NaN or infinite")
     if low < -1 or high > 2:  # room for pictures that an unclipped run returned
         raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; give sRGB in [0, 1]")
+
+
+def _check_period(size: tuple[int, int], config: Config, deepest: str) -> None:
+    height, width = size
+    if height % config.period or width % config.period:
+        near = "x".join(str(config.nearest(length)) for length in (width, height))
+        raise ValueError(
+            f"content is {width}x{height} pixels; with padding 'circular' and {deepest} both are "
+            f"multiples of {config.period}: take {near}"
+        )
 
 
 def _shape(numbers: Any) -> tuple[int, ...]:

@@ -43,14 +43,29 @@ def _cosines(n: int, dtype: jnp.dtype) -> jax.Array:
     return (size * jnp.cos(angle * (np.pi / (2 * n)))).astype(dtype)
 
 
-def _weighted(x: jax.Array, power: float) -> jax.Array:
+def _waves(n: int, dtype: jnp.dtype) -> jax.Array:
+    """The orthonormal Hartley transform of ``n`` values, ``cos + sin``, as a matrix ``[n, n]``.
+
+    Bracewell 1983. Its frequency ``k`` and ``n - k`` are Fourier's ``k`` in real numbers.
+    """
+    places = jnp.arange(n, dtype=jnp.int32)
+    angle = places[:, None] * places[None] % n * (2 * np.pi / n)
+    return ((jnp.cos(angle) + jnp.sin(angle)) / n**0.5).astype(dtype)
+
+
+def _weighted(x: jax.Array, power: float, *, circular: bool) -> jax.Array:
     """``C^T [f^power * (C x)]`` in both directions: each frequency of ``[H, W, 3]`` times a weight.
 
-    The frequency 0, the mean, counts as half of the lowest other one.
+    ``f`` is in cycles per pixel; what has less than half a cycle in the picture, such as the mean,
+    counts as if it had half a cycle.
     """
     height, width, _ = x.shape
-    rows, columns = _cosines(height, x.dtype), _cosines(width, x.dtype)
-    cycles = [jnp.arange(n, dtype=x.dtype) / (2 * n) for n in (height, width)]
+    if circular:
+        rows, columns = _waves(height, x.dtype), _waves(width, x.dtype)
+        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), x.dtype) for n in (height, width)]
+    else:
+        rows, columns = _cosines(height, x.dtype), _cosines(width, x.dtype)
+        cycles = [jnp.arange(n, dtype=x.dtype) / (2 * n) for n in (height, width)]
     squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
     least = 0.5 / max(height, width)
     weight = jnp.maximum(squared, least**2) ** (power / 2)
@@ -62,11 +77,19 @@ def _weighted(x: jax.Array, power: float) -> jax.Array:
 
 
 def _encode_frequencies(picture: jax.Array) -> jax.Array:
-    return _weighted(picture, _EXPONENT)
+    return _weighted(picture, _EXPONENT, circular=False)
 
 
 def _decode_frequencies(z: jax.Array) -> jax.Array:
-    return _weighted(z, -_EXPONENT)
+    return _weighted(z, -_EXPONENT, circular=False)
+
+
+def _encode_circular(picture: jax.Array) -> jax.Array:
+    return _weighted(picture, _EXPONENT, circular=True)
+
+
+def _decode_circular(z: jax.Array) -> jax.Array:
+    return _weighted(z, -_EXPONENT, circular=True)
 
 
 # Not the paper's: the same pictures in variables in which a step makes large shapes sooner. The
@@ -75,6 +98,10 @@ def _decode_frequencies(z: jax.Array) -> jax.Array:
 # repetition is a mirror's, so opposite borders know nothing of each other. A linear change of
 # variables moves no minimum.
 FREQUENCIES = Canvas(encode=_encode_frequencies, decode=_decode_frequencies)
+
+# The same for one tile of an endless pattern, whose opposite borders are neighbours: rolling ``z``
+# rolls the picture.
+CIRCULAR_FREQUENCIES = Canvas(encode=_encode_circular, decode=_decode_circular)
 
 
 class Blank(NamedTuple):

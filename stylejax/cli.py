@@ -14,8 +14,11 @@ import jax
 import typer
 
 import stylejax
-from stylejax import job, options
+from stylejax import commands, figure, job, options, synthesis
 from stylejax.colour import Colour
+from stylejax.commands import number as _number
+from stylejax.commands import option as _option
+from stylejax.commands import whole as _whole
 from stylejax.optimizers import Adam, Lbfgs
 from stylejax.presets import DEFAULT, PRESETS
 
@@ -27,27 +30,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 UsageError: Any = typer.BadParameter.__bases__[0]
 
 
-def _default(value: Any) -> str:
-    """How a default is shown in --help: read off the default preset, so it cannot diverge."""
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _whole(text: Any) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number such as 100") from None
-
-
-def _number(text: Any) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number such as 0.5") from None
-
-
 def _numbers(text: Any) -> float | tuple[float, ...]:
     """``1`` or ``1,0.5``."""
     numbers = tuple(_number(part.strip()) for part in str(text).split(","))
@@ -57,26 +39,6 @@ def _numbers(text: Any) -> float | tuple[float, ...]:
 def _wholes(text: Any) -> tuple[int, ...]:
     """``128,256,512``."""
     return tuple(_whole(part.strip()) for part in str(text).split(","))
-
-
-def _option(
-    names: str,
-    text: str,
-    default: Any = None,
-    *,
-    panel: str = "Picture",
-    metavar: str | None = None,
-    parser: Any = None,
-) -> Any:
-    shown = "" if default is None else f" [dim](default: {_default(default)})[/dim]"
-    return typer.Option(
-        *names.split(),
-        help=text + shown,
-        show_default=False,
-        rich_help_panel=panel,
-        metavar=metavar or {_whole: "N", _number: "X"}.get(parser, "TEXT"),
-        parser=parser,
-    )
 
 
 def _flag(names: str, text: str) -> Any:
@@ -100,7 +62,8 @@ _OPTIMISATION, _OUTPUT = "Optimisation", "Output and machine"
 
 
 @app.command(
-    help="Renders PHOTO in the style of one or more PAINTINGs.",
+    help="Renders PHOTO in the style of one or more PAINTINGs. Other commands, each with --help of "
+    "its own: stylejax texture, stylejax reconstruct, stylejax figure.",
     epilog="Example: stylejax photo.jpg painting.jpg -o out.png --size 768 --style-weight 20",
     no_args_is_help=True,
 )
@@ -325,7 +288,8 @@ def command(
         str | None,
         _option(
             "--padding",
-            "Border of the picture in the network: replicate-all, replicate or zero.",
+            "Border of the picture in the network: replicate-all, replicate or zero; or circular, "
+            "which makes a tile without seams, of sides rounded to multiples of 16.",
             _C.padding,
             panel=_CONTENT,
         ),
@@ -559,27 +523,12 @@ def command(
 ) -> dict[str, Any]:
     """Collects the options; `job` does the rest."""
     given = {name: value for name, value in locals().items() if name not in ("context", "version")}
-    for name in ("mask", "style_mask", "style_labels"):
-        given[name] = given[name] or []
     return {**given, "command": context.obj}
 
 
-class Answered(Exception):
-    """The arguments asked for --help or --version and were answered."""
-
-
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of a command line by name, None where it is silent; nothing is checked yet.
-
-    Raises:
-      typer's usage error: an option that does not exist, a number that is none.
-      Answered: there is nothing left to do.
-    """
-    arguments = list(arguments)
-    given = app(arguments, prog_name="stylejax", obj=arguments, standalone_mode=False)
-    if not isinstance(given, dict):
-        raise Answered
-    return given
+    """The options of a command line by name, None where it is silent; see ``commands.parse``."""
+    return commands.parse(app, arguments)
 
 
 def _picture(arguments: Sequence[str]) -> int:
@@ -588,7 +537,11 @@ def _picture(arguments: Sequence[str]) -> int:
 
 # What the first word may be instead of a photo: functions of the words behind it that return an
 # exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "texture": lambda words: synthesis.texture(words, command),
+    "reconstruct": lambda words: synthesis.reconstruct(words, command),
+    "figure": lambda words: figure.main(words, command),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -598,7 +551,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _picture(arguments)
-    except Answered:
+    except commands.Answered:
         return 0
     except UsageError as error:
         return _refuse(error.format_message())

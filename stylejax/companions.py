@@ -31,8 +31,12 @@ def files(given: dict[str, Any]) -> dict[str, Path]:
     return asked
 
 
-def check(given: dict[str, Any]) -> None:
+def check(given: dict[str, Any], inputs: Sequence[Path]) -> None:
     """Raises now, with the option's name, what would go wrong after the run.
+
+    Args:
+      given: the options of the command line by name.
+      inputs: every picture that is read.
 
     Raises:
       ValueError: a package is missing, a suffix is unknown, a file is an input or the picture.
@@ -43,7 +47,7 @@ def check(given: dict[str, Any]) -> None:
         raise ValueError(f"--animation-every {every} works with --animation only")
     if every is not None and every < 1:
         raise ValueError(f"--animation-every {every} must be 1 or more")
-    others = (given["output"], given["photo"], *given["paintings"])
+    others = (given["output"], *inputs)
     for option, path in files(given).items():
         try:
             if option == "--animation":
@@ -105,7 +109,7 @@ def frame(progress: Progress, *, taken: int, every: int) -> list[np.ndarray]:
 
 def write(
     given: dict[str, Any],
-    photo: np.ndarray,
+    photo: np.ndarray | None,
     paintings: Sequence[np.ndarray],
     picture: np.ndarray,
     *,
@@ -117,7 +121,7 @@ def write(
 
     Args:
       given: the options.
-      photo: ``[H, W, 3]``.
+      photo: ``[H, W, 3]``, or None without one.
       paintings: ``[h, w, 3]`` each.
       picture: ``[H, W, 3]``, the result.
       alpha: ``[H, W]``, the photo's transparency; white paper is seen through it.
@@ -131,7 +135,8 @@ def write(
     if "--plot" in asked:
         plots.save(asked["--plot"], plots.losses(trace))
     if "--sheet" in asked:
-        row = sheet.side_by_side(_on_paper(photo, alpha), paintings, _on_paper(picture, alpha))
+        shown = None if photo is None else _on_paper(photo, alpha)
+        row = sheet.side_by_side(shown, paintings, _on_paper(picture, alpha))
         images.save(asked["--sheet"], row)
     if "--animation" in asked:
         last = images.to_uint8(picture)  # it is shown longer

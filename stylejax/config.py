@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import jax
 
 from stylejax import images, layers, losses, matting, vgg
-from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas
+from stylejax.canvas import CIRCULAR_FREQUENCIES, FREQUENCIES, PIXELS, Blank, Canvas
 from stylejax.colour import Colour
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
@@ -44,12 +44,15 @@ class Config:
         not 0.
       pool: a pooling of ``layers``, such as ``average_pool`` or ``max_pool``.
       padding: ``"zero"`` (the paper's), ``"replicate"`` (at the first convolution) or
-        ``"replicate-all"``, which spares the picture a frame of coloured lines along its border.
+        ``"replicate-all"``, which spares the picture a frame of coloured lines along its border;
+        ``"circular"`` makes it a tile that can be repeated without a seam. Photo and paintings are
+        then seen with ``"replicate-all"``, because they are no tiles.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
         TF32 or bfloat16. Gram matrices and sums are float32 in any case.
       optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
       canvas: what the optimizer holds, see ``canvas.Canvas``; None takes ``FREQUENCIES`` for L-BFGS
-        and ``PIXELS`` for Adam, which scales each variable itself, and for bounded pixels.
+        (``CIRCULAR_FREQUENCIES`` with that padding) and ``PIXELS`` for Adam, which scales each
+        variable itself, and for bounded pixels.
       steps: optimizer steps at the last scale.
       coarse_steps: steps at each scale before it; None takes ``steps``.
       first_steps: steps at the coarsest scale; None takes what the others have.
@@ -205,15 +208,30 @@ class Config:
         """The canvas in use."""
         if self.canvas is not None:
             return self.canvas
-        return FREQUENCIES if isinstance(self.optimizer, Lbfgs | JaxoptLbfgs) else PIXELS
+        if not isinstance(self.optimizer, Lbfgs | JaxoptLbfgs):
+            return PIXELS
+        return CIRCULAR_FREQUENCIES if self.padding == "circular" else FREQUENCIES
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Every layer that is looked at, each once."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers + self.dream_layers))
 
+    @property
+    def period(self) -> int:
+        """What height and width must be multiples of: the deepest layer's stride in a tile, else 1.
+
+        With any other size pooling would leave out a row or column, and the pattern its period.
+
+        >>> Config(padding="circular").period
+        16
+        """
+        return vgg.minimum_size(self.layers) if self.padding == "circular" else 1
+
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Heights and widths from the coarsest scale to ``(height, width)`` itself.
+
+        All but the last are rounded to multiples of ``period``.
 
         >>> Config(smallest=128).sizes(256, 512)[0], len(Config(smallest=128).sizes(256, 512))
         ((64, 128), 5)
@@ -222,17 +240,25 @@ class Config:
         """
         if self.scale_sizes is not None:
             before = [size for size in self.scale_sizes if size < max(height, width)]
-            return (*(images.fit(height, width, size) for size in before), (height, width))
+            fitted = [images.fit(height, width, size) for size in before]
+            return (*((self.nearest(h), self.nearest(w)) for h, w in fitted), (height, width))
         least = max(vgg.minimum_size(self.layers), matting.SMALLEST * self.photorealism)
         sizes = [(height, width)]
         while self.scales is None or len(sizes) < self.scales:
             shrink = 2 ** (-len(sizes) / 2)
-            size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-            too_small = min(size) < least or (self.scales is None and max(size) < self.smallest)
+            exact = height * shrink, width * shrink
+            size = self.nearest(exact[0]), self.nearest(exact[1])
+            too_small = round(min(exact)) < least or (
+                self.scales is None and round(max(exact)) < self.smallest
+            )
             if too_small or size == sizes[-1]:
                 break
             sizes.append(size)
         return tuple(reversed(sizes))
+
+    def nearest(self, length: float) -> int:
+        """The multiple of ``period`` nearest to a length."""
+        return self.period * max(1, round(length / self.period))
 
     def steps_at(self, scale: int, scales: int) -> int:
         """Steps at scale number ``scale`` of ``scales``, counted from 0."""

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import os
 import struct
 import threading
@@ -23,7 +24,17 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, Unidentifie
 
 from stylejax.files import replacing
 
-__all__ = ["MAX_PIXELS", "Picture", "check_output", "fit", "load", "resize", "save", "to_uint8"]
+__all__ = [
+    "MAX_PIXELS",
+    "Picture",
+    "check_output",
+    "fit",
+    "load",
+    "resize",
+    "resize_circular",
+    "save",
+    "to_uint8",
+]
 
 MAX_PIXELS = 200_000_000  # beyond any camera; as float32 this is already 2.4 GB
 
@@ -213,6 +224,30 @@ def resize(image: jax.Array | np.ndarray, height: int, width: int) -> jax.Array:
         return image
     shape = (height, width, *image.shape[2:])
     return jnp.clip(jax.image.resize(image, shape, "cubic", antialias=True), 0, 1)
+
+
+def resize_circular(image: jax.Array | np.ndarray, height: int, width: int) -> jax.Array:
+    """As `resize`, for one tile of an endless pattern: what lies beyond its border is the pattern.
+
+    Rolled by a distance that is a whole number of pixels in both sizes, it gives the same picture
+    rolled; so the tile has no seam at its border.
+    """
+    image = jnp.asarray(image)
+    if image.shape[:2] == (height, width) or min(height, width, *image.shape) < 1:
+        return resize(image, height, width)
+    before, after = zip(*map(_margin, image.shape[:2], (height, width)), strict=True)
+    wider = jnp.pad(image, [*((n, n) for n in before), *((0, 0),) * (image.ndim - 2)], "wrap")
+    wider = resize(wider, height + 2 * after[0], width + 2 * after[1])
+    return wider[after[0] : after[0] + height, after[1] : after[1] + width]
+
+
+def _margin(length: int, wanted: int) -> tuple[int, int]:
+    """Pixels to put on both ends before and to take off after, the same distance, the least that
+    the cubic kernel reaches over."""
+    common = math.gcd(length, wanted)
+    reach = 2 * max(1, length / wanted) + 1
+    times = math.ceil(reach * common / length)
+    return times * length // common, times * wanted // common
 
 
 def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:

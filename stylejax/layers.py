@@ -8,7 +8,7 @@ made of the same operations, so reverse-over-reverse differentiation works; forw
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jax.custom_derivatives import SymbolicZero
 from stylejax import winograd
 
 Precision = str | None
+# What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
+# the image itself from the other side.
+_Beyond = Literal["constant", "edge", "wrap"]
 
 
 def convolve(
@@ -39,7 +42,7 @@ def convolve(
     Returns:
       ``[h, w, out]``.
     """
-    return _convolve(x, kernel, evaluated, False, precision)
+    return _convolve(x, kernel, evaluated, "constant", precision)
 
 
 def convolve_replicating(
@@ -50,7 +53,21 @@ def convolve_replicating(
     evaluated: jax.Array | None = None,
 ) -> jax.Array:
     """The same, but the border of ``x`` is repeated beyond it."""
-    return _convolve(x, kernel, evaluated, True, precision)
+    return _convolve(x, kernel, evaluated, "edge", precision)
+
+
+def convolve_circular(
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: Precision = "highest",
+    *,
+    evaluated: jax.Array | None = None,
+) -> jax.Array:
+    """The same, but beyond its border ``x`` goes on from the other side: a torus has no border.
+
+    Rolling ``x`` rolls what comes out.
+    """
+    return _convolve(x, kernel, evaluated, "wrap", precision)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
@@ -70,9 +87,8 @@ def _within(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
     return _correlate(x, kernel, precision)[1:-1, 1:-1]
 
 
-def _framed(x: jax.Array, replicate: bool, width: int = 1) -> jax.Array:
-    frame = ((width, width), (width, width), (0, 0))
-    return jnp.pad(x, frame, "edge" if replicate else "constant")
+def _framed(x: jax.Array, beyond: _Beyond) -> jax.Array:
+    return jnp.pad(x, ((1, 1), (1, 1), (0, 0)), beyond)
 
 
 def _unframed(x: jax.Array) -> jax.Array:
@@ -100,16 +116,16 @@ def _convolve(
     x: jax.Array,
     kernel: jax.Array,
     evaluated: jax.Array | None,
-    replicate: bool,
+    beyond: _Beyond,
     precision: Precision,
 ) -> jax.Array:
     def direct(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        if replicate:
-            return _within(_framed(x, True), kernel, precision)
-        return _correlate(x, kernel, precision)
+        if beyond == "constant":
+            return _correlate(x, kernel, precision)
+        return _within(_framed(x, beyond), kernel, precision)
 
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
-        return winograd.correlate(_framed(x, replicate), evaluated, precision=precision)
+        return winograd.correlate(_framed(x, beyond), evaluated, precision=precision)
 
     if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
@@ -125,39 +141,42 @@ class _Saved(NamedTuple):
 
 
 def _convolve_forward(
-    x: Any, kernel: Any, evaluated: Any, replicate: bool, precision: Precision
+    x: Any, kernel: Any, evaluated: Any, beyond: _Beyond, precision: Precision
 ) -> tuple[jax.Array, _Saved]:
     tiles = None if evaluated is None else evaluated.value
-    out = _convolve(x.value, kernel.value, tiles, replicate, precision)
+    out = _convolve(x.value, kernel.value, tiles, beyond, precision)
     return out, _Saved(x.value if kernel.perturbed else None, kernel.value, tiles)
 
 
 def _convolve_backward(
-    replicate: bool, precision: Precision, saved: _Saved, cotangent: Any
+    beyond: _Beyond, precision: Precision, saved: _Saved, cotangent: Any
 ) -> tuple[jax.Array | None, jax.Array | None, None]:
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
     x, kernel, evaluated = saved
     gradient = None
     if x is not None:
-        gradient = _kernel_gradient(_framed(x, replicate), cotangent, precision)
+        gradient = _kernel_gradient(_framed(x, beyond), cotangent, precision)
 
     def direct(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        return convolve(cotangent, kernel[::-1, ::-1].transpose(0, 1, 3, 2), precision)
+        turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        return _convolve(cotangent, turned, None, around, precision)
 
     def by_tiles(cotangent: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
-        framed = _framed(cotangent, False)
+        framed = _framed(cotangent, around)
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
-    if replicate:  # the frame has a gradient too
-        cotangent = _framed(cotangent, False)
+    # On a torus every pixel has all its neighbours, and so has its gradient.
+    around: _Beyond = "wrap" if beyond == "wrap" else "constant"
+    if beyond == "edge":  # the frame has a gradient too
+        cotangent = _framed(cotangent, "constant")
     if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
         back = direct(cotangent, kernel, evaluated)
     else:
         back = jax.lax.platform_dependent(
             cotangent, kernel, evaluated, cpu=by_tiles, default=direct
         )
-    return _unframed(back) if replicate else back, gradient, None
+    return _unframed(back) if beyond == "edge" else back, gradient, None
 
 
 def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precision) -> jax.Array:

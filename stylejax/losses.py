@@ -62,6 +62,16 @@ def total_variation(image: jax.Array) -> jax.Array:
     return (down + right) / (image.shape[0] * image.shape[1])
 
 
+def circular_variation(image: jax.Array) -> jax.Array:
+    """``total_variation`` of one tile of an endless pattern.
+
+    The last row's lower neighbours are the first row, the last column's right ones the first
+    column; every pixel has two differences.
+    """
+    down, right = (jnp.sum(jnp.square(jnp.roll(image, -1, axis) - image)) for axis in (0, 1))
+    return (down + right) / (image.shape[0] * image.shape[1])
+
+
 # Forms of total variation that other programs have. An image is [H, W, 3] in [0, 1] here as
 # everywhere; programs have their pixels in [0, 255] or [0, 256], see ``presets``.
 

@@ -6,7 +6,8 @@
 sum of theirs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -132,11 +133,13 @@ def make_targets(
     Args:
       params: the network.
       content: ``[H, W, 3]`` at the size of the picture.
-      styles: one or more ``[h, w, 3]``, of any sizes.
+      styles: ``[h, w, 3]`` each, of any sizes; one at least, where there are style layers.
       loss_weights: only ``styles`` is read.
       config: layers, statistics and network options.
       masks: where each region is, of any sizes; None is one region, everywhere.
     """
+    if config.padding == "circular":  # the picture is a tile; photo and paintings are not
+        config = replace(config, padding="replicate-all")
     looked_at = dict.fromkeys(config.content_layers + config.dream_layers)
     seen = network_features(params, content, tuple(looked_at), config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
@@ -249,13 +252,20 @@ def evaluate(
         * compare(losses.dream_loss, features[layer], targets.dream[layer])
         for layer in config.dream_layers
     }
-    tv = loss_weights.tv * config.total_variation(image)
+    tv = loss_weights.tv * _variation(config)(image)
     realism = jnp.zeros((), image.dtype)
     if targets.windows is not None:
         realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
     total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values()) + realism
     terms = LossTerms(total, content=content, style=style, tv=tv, dream=dream, photorealism=realism)
     return total, terms
+
+
+def _variation(config: Config) -> Callable[[jax.Array], jax.Array]:
+    """The default form of total variation wraps around where the picture does."""
+    if config.padding == "circular" and config.total_variation == losses.total_variation:
+        return losses.circular_variation
+    return config.total_variation
 
 
 def _content_loss(

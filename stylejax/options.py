@@ -84,6 +84,18 @@ def number(option: str, value: str) -> float:
     return parsed
 
 
+def sides(option: str, text: str) -> tuple[int, int]:
+    """Height and width of ``WxH``, or of a square.
+
+    >>> sides("--size", "768x512"), sides("--size", "256")
+    ((512, 768), (256, 256))
+    """
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(part.isdecimal() and int(part) for part in numbers):
+        raise ValueError(f"{option} {text!r} is no size such as 512 or 768x512")
+    return int(numbers[-1]), int(numbers[0])
+
+
 def weighted_layers(option: str, text: str) -> tuple[tuple[str, ...], dict[str, float] | None]:
     """``relu4_2:1.0,relu5_2:0.5`` as names and weights; no weights at all means equal shares.
 

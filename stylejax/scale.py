@@ -76,6 +76,12 @@ def style_size(
     return max(least, round(height * shrink)), max(least, round(width * shrink))
 
 
+def resized(picture: Array, size: tuple[int, int], config: Config) -> jax.Array:
+    """The picture at another size, without a seam where it is a tile."""
+    resize = images.resize_circular if config.padding == "circular" else images.resize
+    return resize(picture, *size)
+
+
 def _objective(
     z: jax.Array,
     params: vgg.Params,
@@ -106,7 +112,7 @@ def prepare(
     Args:
       params: the network.
       content: ``[H, W, 3]``, of any size.
-      styles: ``[h, w, 3]`` each, of any size.
+      styles: ``[h, w, 3]`` each, of any size; none where there are no style layers.
       picture: where to go on from, of any size; None makes the start image.
       loss_weights: the coefficients.
       key: seeds the start image's noise.
@@ -116,14 +122,14 @@ def prepare(
       config: everything static.
     """
     content = images.resize(content, *size)
-    resized = [
+    paintings = [
         images.resize(style, *style_size(style.shape, size, config, number=number))
         for number, style in enumerate(styles)
     ]
-    targets = make_targets(params, content, resized, loss_weights, config, guides)
+    targets = make_targets(params, content, paintings, loss_weights, config, guides)
     if picture is None:
         picture = canvas.start_image(content, config.noise, key, blank=config.blank)
-    z = config.held.encode(images.resize(picture, *size))
+    z = config.held.encode(resized(picture, size, config))
     fun = partial(_objective, config=config)
     state = config.optimizer.init(fun, z, params, targets, loss_weights)
     if carried is not None:

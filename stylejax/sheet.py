@@ -79,12 +79,13 @@ def sheet(
 
 
 def side_by_side(
-    photo: np.ndarray, paintings: Sequence[np.ndarray], picture: np.ndarray
+    photo: np.ndarray | None, paintings: Sequence[np.ndarray], picture: np.ndarray
 ) -> np.ndarray:
     """What a picture was made of, and the picture, in one row with labels.
 
     Args:
-      photo: ``[h, w, 3]`` floats in [0, 1], as all of them; it is shown at the picture's size.
+      photo: ``[h, w, 3]`` floats in [0, 1], as all of them; it is shown at the picture's size. None
+        for a picture without one.
       paintings: of any sizes; shrunk where they are larger than the picture's place.
       picture: ``[H, W, 3]``, shown as it is.
 
@@ -92,13 +93,14 @@ def side_by_side(
       ``[h, w, 3]`` float32 in [0, 1].
     """
     height, width = picture.shape[:2]
-    shown = [np.asarray(images.resize(photo, height, width))]
+    photos = [] if photo is None else [np.asarray(images.resize(photo, height, width))]
+    shown = list(photos)
     for painting in paintings:
         shrink = min(1, height / painting.shape[0], width / painting.shape[1])
         size = (max(1, round(side * shrink)) for side in painting.shape[:2])
         shown.append(np.asarray(images.resize(painting, *size)))
     numbers = [f" {n}" for n in range(1, len(paintings) + 1)] if len(paintings) > 1 else [""]
-    labels = ["photo", *(f"painting{number}" for number in numbers), "result"]
+    labels = [*(["photo"] if photos else []), *(f"painting{n}" for n in numbers), "result"]
     return sheet([[*shown, picture]], columns=labels)
 
 

@@ -88,7 +88,8 @@ def stylize(
     Args:
       params: the network's arrays, e.g. of ``weights.load``.
       content: ``[H, W, 3]`` float, sRGB in [0, 1]; the picture has its size and dtype.
-      styles: the paintings, ``[h, w, 3]`` each, of any sizes.
+      styles: the paintings, ``[h, w, 3]`` each, of any sizes; none, ``[]``, where there are no
+        ``config.style_layers``.
       config: everything static; None is ``Config()``.
       loss_weights: the coefficients, traced; None is ``objective.DEFAULT_WEIGHTS``.
       key: a ``jax.random`` key for the start image's noise; None is ``jax.random.key(0)``.

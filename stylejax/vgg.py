@@ -21,13 +21,21 @@ import jax
 import jax.numpy as jnp
 
 from stylejax import winograd
-from stylejax.layers import Precision, average_pool, convolve, convolve_replicating, rectify
+from stylejax.layers import (
+    Precision,
+    average_pool,
+    convolve,
+    convolve_circular,
+    convolve_replicating,
+    rectify,
+)
 
 Params = Mapping[str, Mapping[str, Any]]
 Pool = Callable[[jax.Array], jax.Array]
 # "zero" everywhere is how the network was trained; "replicate" repeats the picture's border at the
-# first convolution, "replicate-all" at every one.
-Padding = Literal["zero", "replicate", "replicate-all"]
+# first convolution, "replicate-all" at every one; "circular" goes on from the other side at every
+# one.
+Padding = Literal["zero", "replicate", "replicate-all", "circular"]
 
 
 class Architecture(NamedTuple):
@@ -190,7 +198,7 @@ class Convolution(nn.Module):
     """A 3x3 convolution with bias; ``[h, w, in]`` to ``[h, w, width]``."""
 
     width: int
-    replicate: bool = False
+    operation: Callable[..., jax.Array] = convolve
     precision: Precision = "highest"
 
     @nn.compact
@@ -200,8 +208,8 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
         evaluated = self.variables["params"].get("evaluated")
-        apply = convolve_replicating if self.replicate else convolve
-        return apply(x, kernel, self.precision, evaluated=evaluated) + bias[None, None]
+        out = self.operation(x, kernel, self.precision, evaluated=evaluated)
+        return out + bias[None, None]
 
 
 class Tap(nn.Module):
@@ -233,10 +241,8 @@ class VGG(nn.Module):
         for block, depth, width in _blocks(self.architecture):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
-                replicate = self.padding == "replicate-all" or (
-                    self.padding == "replicate" and place == "1_1"
-                )
-                x = Convolution(width, replicate, self.precision, name=f"conv{place}")(x)
+                operation = self._convolution(first=place == "1_1")
+                x = Convolution(width, operation, self.precision, name=f"conv{place}")(x)
                 features[f"conv{place}"] = x
                 x = features[f"relu{place}"] = rectify(x)
                 if wanted <= features.keys():
@@ -245,6 +251,13 @@ class VGG(nn.Module):
             if wanted <= features.keys():
                 break
         return self._leaving(features, layers)
+
+    def _convolution(self, *, first: bool) -> Callable[..., jax.Array]:
+        """What the padding makes of a convolution."""
+        if self.padding == "circular":
+            return convolve_circular
+        replicates = self.padding == "replicate-all" or (self.padding == "replicate" and first)
+        return convolve_replicating if replicates else convolve
 
     def _leaving(
         self, features: Mapping[str, jax.Array], layers: Sequence[str]
@@ -279,18 +292,22 @@ def features(
         ``layers``.
       padding: ``"zero"`` puts a dark frame around every layer, as in training; ``"replicate"``
         repeats the border at the first convolution, ``"replicate-all"`` at every one, so that the
-        network sees no frame at all.
+        network sees no frame at all; ``"circular"`` takes the image for one tile of an endless
+        pattern. Its period is then the image's where ``minimum_size(layers)`` divides height and
+        width; elsewhere pooling leaves a row or column out.
       precision: of the convolutions, see ``layers.convolve``.
 
     Returns:
       ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, see
-      ``feature_size``.
+      ``feature_size``. Without layers an empty dict, and nothing is computed.
 
     Raises:
       ValueError: unknown layer, or params that are no VGG.
     """
     architecture = architecture_of(params)
     check_layers(layers, architecture)
+    if not layers:
+        return {}
     network = VGG(architecture, pool, padding, precision)
     return network.apply({"params": params}, image, tuple(layers))
 

@@ -28,10 +28,12 @@ def _array(x) -> Array:
 
 def _source(index: int, size: int, padding: str) -> int | None:
     """Which row or column a padded `index` shows; None where the padding is zero."""
-    if padding not in ("zero", "replicate"):
-        raise ValueError(f"padding is {padding!r}; it is 'zero' or 'replicate'")
+    if padding not in ("zero", "replicate", "circular"):
+        raise ValueError(f"padding is {padding!r}; it is 'zero', 'replicate' or 'circular'")
     if 0 <= index < size:
         return index
+    if padding == "circular":
+        return index % size
     if padding == "zero":
         return None
     return 0 if index < 0 else size - 1
@@ -53,7 +55,8 @@ def convolve(x, kernel, bias=None, padding: str = "zero") -> Array:
     """3x3 cross-correlation of `[H, W, in]` with stride 1, to `[H, W, out]`.
 
     `y[i, j, d] = bias[d] + sum_{di, dj, c} x[i + di - 1, j + dj - 1, c] kernel[di, dj, c, d]`,
-    where pixels outside the image are 0 ("zero") or the nearest pixel inside ("replicate").
+    where pixels outside the image are 0 ("zero"), the nearest pixel inside ("replicate"), or those
+    of another copy of the image laid beside it ("circular").
     """
     x, kernel = _array(x), _array(kernel)
     height, width, inputs = x.shape

@@ -25,16 +25,18 @@ OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "grad
 OPTIONAL += ("matplotlib", "av")
 
 # The command line: the only modules that may print, and that no other module imports.
-SHELL = {"cli.py", "job.py"}
+SHELL = {"cli.py", "commands.py", "figure.py", "job.py", "synthesis.py"}
 
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
     "cli.py:main": "argv, as of every main",
+    "commands.py:option": "names, text, default: a table's columns, as of typer",
     "convert.py:read_adain": "one kind of reader, `reader(path)`, in the table of checkpoints",
     "convert.py:read_jcjohnson": "as read_adain",
     "convert.py:read_keras": "as read_adain",
     "convert.py:read_torchvision": "as read_adain",
     "layers.py:convolve": "custom_vjp takes static arguments by position",
+    "layers.py:convolve_circular": "custom_vjp takes static arguments by position",
     "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
     "matconvnet.py:read_matconvnet": "as the readers of convert.py",
     "normalisation.py:vgg19_means": "the network they are for",

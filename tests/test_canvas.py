@@ -7,7 +7,15 @@ import pytest
 import scipy.fft
 from numpy.testing import assert_allclose, assert_array_equal
 
-from stylejax.canvas import FREQUENCIES, PIXELS, Blank, Canvas, levels, start_image
+from stylejax.canvas import (
+    CIRCULAR_FREQUENCIES,
+    FREQUENCIES,
+    PIXELS,
+    Blank,
+    Canvas,
+    levels,
+    start_image,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -98,10 +106,15 @@ def test_dtype_and_transformations(content, x64):
 SIZES = [(1, 1), (1, 5), (4, 6), (7, 5), (33, 20)]
 
 
+KINDS = {"mirrored": FREQUENCIES, "circular": CIRCULAR_FREQUENCIES}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_frequencies_are_the_picture_again(rng, x64, size):
+def test_frequencies_are_the_picture_again(rng, x64, size, kind):
     picture = rng.uniform(-0.5, 1.5, (*size, 3))
-    assert_allclose(FREQUENCIES.decode(FREQUENCIES.encode(picture)), picture, rtol=0, atol=1e-12)
+    canvas = KINDS[kind]
+    assert_allclose(canvas.decode(canvas.encode(picture)), picture, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,10 +128,25 @@ def test_each_frequency_is_weighed_by_its_power(rng, x64, size):
     assert_allclose(FREQUENCIES.decode(jnp.asarray(z)), expected, rtol=0, atol=1e-12)
 
 
-def test_float32_loses_less_than_a_level_of_eight_bits(rng):
-    """At a size where the cosines' angles are large."""
+@pytest.mark.parametrize("size", SIZES)
+def test_circular_frequencies_are_fourier_s(rng, x64, size):
+    """Against NumPy's transform, and as what they are for: a tile rolled is ``z`` rolled."""
+    z = rng.normal(size=(*size, 3))
+    f = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1]))
+    weight = np.maximum(f, 0.5 / max(size)) ** -0.4
+    expected = np.fft.ifft2(np.fft.fft2(z, axes=(0, 1)) * weight[:, :, None], axes=(0, 1))
+    assert np.abs(expected.imag).max() < 1e-12
+    found = CIRCULAR_FREQUENCIES.decode(jnp.asarray(z))
+    assert_allclose(found, expected.real, rtol=0, atol=1e-12)
+    moved = CIRCULAR_FREQUENCIES.decode(jnp.roll(z, (2, -3), (0, 1)))
+    assert_allclose(moved, np.roll(found, (2, -3), (0, 1)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_loses_less_than_a_level_of_eight_bits(rng, kind):
+    """At a size where the angles are large."""
     picture = jnp.asarray(rng.uniform(size=(600, 400, 3)), jnp.float32)
-    again = FREQUENCIES.decode(FREQUENCIES.encode(picture))
+    again = KINDS[kind].decode(KINDS[kind].encode(picture))
     assert again.dtype == jnp.float32
     assert_allclose(again, picture, rtol=0, atol=1e-4)  # a level is 4e-3
 

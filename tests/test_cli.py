@@ -573,6 +573,8 @@ def test_help_shows_the_library_defaults(capsys):
     assert f"(default: {DEFAULT.config.steps})" in text
     assert f"(default: {DEFAULT.loss_weights.style:g})" in text
     assert "--style-blend-weights" in text and "gatys2015" in text
+    for name in cli.COMMANDS:
+        assert f"stylejax {name}" in text
 
 
 def test_version(capsys):

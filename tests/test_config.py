@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from stylejax import layers, losses, statistics, vgg
-from stylejax.canvas import FREQUENCIES, PIXELS, Blank
+from stylejax.canvas import CIRCULAR_FREQUENCIES, FREQUENCIES, PIXELS, Blank
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
@@ -262,6 +262,27 @@ def test_the_ladder_ends_at_one_pixel(scales):
     assert sizes[-1] == (8, 8)
     assert len(set(sizes)) == len(sizes)
     assert sizes == tuple(sorted(sizes))
+
+
+@pytest.mark.parametrize("size", [(256, 384), (512, 64), (48, 112)])
+def test_every_scale_of_a_tile_has_whole_strides(size):
+    config = Config(padding="circular", smallest=16)
+    assert config.period == 16
+    sizes = config.sizes(*size)
+    assert sizes[-1] == size
+    assert len(set(sizes)) == len(sizes) > 1
+    for height, width in sizes:
+        assert height % 16 == width % 16 == 0 and min(height, width) > 0
+        steps = len(sizes) - 1 - sizes.index((height, width))
+        exact = [side / 2 ** (steps / 2) for side in size]
+        assert max(abs(height - exact[0]), abs(width - exact[1])) <= 8
+    assert Config(padding="circular", **SHALLOW).period == Config().period == 1
+
+
+def test_a_tile_has_a_canvas_of_its_own():
+    assert Config(padding="circular").held == CIRCULAR_FREQUENCIES
+    assert Config(padding="circular", optimizer=Adam()).held == PIXELS
+    assert Config(padding="circular", canvas=PIXELS).held == PIXELS
 
 
 def test_steps_at():

@@ -876,6 +876,21 @@ def test_resize_under_transformations(rng):
         assert np.isfinite(gradient(image)).all()
 
 
+@pytest.mark.parametrize("new", [(18, 16), (6, 24), (7, 11), (2, 3), (1, 1), (12, 8)])
+def test_resize_circular_is_the_middle_of_a_resized_pattern(rng, new):
+    tile = rng.random((12, 8, 3), np.float32)
+    # Five copies each way reach further than the kernel does, from the one in the middle.
+    rows, columns = cubic_weights(60, 5 * new[0]), cubic_weights(40, 5 * new[1])
+    plane = np.clip(np.einsum("ih,jw,hwc->ijc", rows, columns, np.tile(tile, (5, 5, 1))), 0, 1)
+    want = plane[2 * new[0] : 3 * new[0], 2 * new[1] : 3 * new[1]]
+    found = images.resize_circular(tile, *new)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, want, atol=2e-6)
+    grey = images.resize_circular(tile[..., 0], *new)
+    np.testing.assert_allclose(grey, want[..., 0], atol=2e-6)
+
+
+@pytest.mark.parametrize("resize", [images.resize, images.resize_circular])
 @pytest.mark.parametrize(
     "image, size",
     [
@@ -885,6 +900,6 @@ def test_resize_under_transformations(rng):
         (np.zeros((0, 4, 3), np.float32), (2, 2)),
     ],
 )
-def test_resize_refuses(image, size):
+def test_resize_refuses(resize, image, size):
     with pytest.raises(ValueError, match=r"must be floats|at least 1 pixel"):
-        images.resize(image, *size)
+        resize(image, *size)

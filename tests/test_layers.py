@@ -60,10 +60,18 @@ def pull(f, cotangent, *args):
 # Values and gradients in float64, where rounding is 1e-16 and 1e-12 leaves nothing to chance
 
 
-@pytest.mark.parametrize("padding", ["zero", "replicate"])
+PADDED = {
+    "zero": layers.convolve,
+    "replicate": layers.convolve_replicating,
+    "circular": layers.convolve_circular,
+}
+NAMES = ["convolve", "convolve_replicating", "convolve_circular", "average_pool", "max_pool"]
+
+
+@pytest.mark.parametrize("padding", PADDED)
 @pytest.mark.parametrize("size", SIZES)
 def test_convolve(rng, x64, size, padding):
-    operation = {"zero": layers.convolve, "replicate": layers.convolve_replicating}[padding]
+    operation = PADDED[padding]
     x, kernel = rng.normal(size=(*size, 3)), rng.normal(size=(3, 3, 3, 2))
     cotangent = rng.normal(size=(*size, 2))
     out = jax.jit(operation)(x, kernel)
@@ -161,6 +169,20 @@ def test_precision_is_passed_to_every_convolution():
         assert f"precision {other}" not in text
 
 
+def test_a_torus_has_no_border(rng, x64):
+    """Rolling the image rolls what comes out, and its gradient."""
+    x, kernel = rng.normal(size=(5, 6, 3)), rng.normal(size=(3, 3, 3, 2))
+    cotangent = rng.normal(size=(5, 6, 2))
+    for shift in ((1, 0), (3, 5)):
+        moved, moved_cotangent = (np.roll(a, shift, (0, 1)) for a in (x, cotangent))
+        out, back = jax.vjp(layers.convolve_circular, x, kernel)
+        again, back_again = jax.vjp(layers.convolve_circular, moved, kernel)
+        assert_allclose(again, np.roll(out, shift, (0, 1)), rtol=0, atol=1e-13)
+        (dx, dkernel), (dx_again, dkernel_again) = back(cotangent), back_again(moved_cotangent)
+        assert_allclose(dx_again, np.roll(dx, shift, (0, 1)), rtol=0, atol=1e-13)
+        assert_allclose(dkernel_again, dkernel, rtol=0, atol=1e-12)
+
+
 # Transformations
 
 
@@ -174,7 +196,7 @@ def second(f, *args):
     return jax.jit(jax.grad(slope))
 
 
-@pytest.mark.parametrize("name", ["convolve", "convolve_replicating", "average_pool", "max_pool"])
+@pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(rng, x64, name):
     x = rng.normal(size=(5, 4, 2))
     args = (x, rng.normal(size=(3, 3, 2, 3))) if "convolve" in name else (x,)
@@ -204,13 +226,14 @@ def operations(rng, batch):
     made = {
         "convolve": lambda x: layers.convolve(x, kernel),
         "convolve_replicating": lambda x: layers.convolve_replicating(x, kernel),
+        "convolve_circular": lambda x: layers.convolve_circular(x, kernel),
         "average_pool": layers.average_pool,
         "max_pool": layers.max_pool,
     }
     return x, {name: (lambda x, f=f: jnp.sum(jnp.sin(f(x)))) for name, f in made.items()}
 
 
-@pytest.mark.parametrize("name", ["convolve", "convolve_replicating", "average_pool", "max_pool"])
+@pytest.mark.parametrize("name", NAMES)
 def test_vmap_and_scan_change_nothing(rng, name):
     x, losses = operations(rng, 3)
     gradient = jax.grad(losses[name])

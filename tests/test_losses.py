@@ -87,6 +87,22 @@ def test_total_variation(rng, x64, shape):
     close(gradient, reference.total_variation_gradient(image) / pixels)
 
 
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 1, 3), (1, 1, 3)])
+def test_circular_variation(rng, x64, shape):
+    """That of a row and a column more, whose own differences are taken off again."""
+    image = rng.uniform(size=shape)
+    wider = np.pad(image, ((0, 1), (0, 1), (0, 0)), "wrap")
+    twice = reference.total_variation(wider[-1:]) + reference.total_variation(wider[:, -1:])
+    expected = (reference.total_variation(wider) - twice) / (shape[0] * shape[1])
+    close(losses.circular_variation(image), expected)
+    rolled = np.roll(image, (1, 2), (0, 1))
+    close(losses.circular_variation(rolled), expected)
+    direction = rng.normal(size=shape)
+    slope = np.sum(jax.grad(losses.circular_variation)(image) * direction)
+    difference = reference.finite_difference(losses.circular_variation, image, direction, 1e-5)
+    assert_allclose(slope, difference, rtol=1e-8, atol=1e-10)
+
+
 def test_total_variation_is_zero_on_constants_only(rng):
     assert losses.total_variation(jnp.full((5, 6, 3), 0.4)) == 0
     ramp = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (5, 6, 3))

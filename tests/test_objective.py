@@ -251,6 +251,37 @@ def test_without_photorealism_nothing_is_kept_for_it(tiny, pictures):
     assert targets.windows is None
 
 
+def test_a_tile_is_compared_with_what_is_none(x64, tiny, pictures):
+    """The picture goes on from its other side, the photo and paintings do not."""
+    photo, painting = pictures[0][:8], pictures[2]
+    circular, replicating = (
+        dataclasses.replace(PAPER, padding=padding) for padding in ("circular", "replicate-all")
+    )
+    weights = LossWeights(content=ALPHA, style=BETA, tv=10.0)
+    targets = make_targets(tiny, photo, [painting], weights, circular)
+    expected = make_targets(tiny, photo, [painting], weights, replicating)
+    jax.tree.map(assert_array_equal, targets, expected)
+    value, terms = evaluate(photo, tiny, targets, weights, circular)
+    rolled, _ = evaluate(np.roll(photo, (4, -4), (0, 1)), tiny, targets, weights, circular)
+    assert min(terms.content["relu2_2"], terms.tv) > 0
+    without_content = weights._replace(content=0.0)
+    moved = (photo, np.roll(photo, (4, -4), (0, 1)))  # relu3_1's stride
+    still = [float(evaluate(p, tiny, targets, without_content, circular)[0]) for p in moved]
+    assert_allclose(still[0], still[1], rtol=1e-12)
+    assert rolled != value
+
+
+def test_the_photo_is_not_looked_at_without_content_layers(tiny, pictures):
+    _, photo, painting, _ = (np.float32(p) for p in pictures)
+
+    def convolutions(config, styles):
+        traced = jax.jit(lambda p: make_targets(p, photo, styles, LossWeights(), config))
+        return traced.lower(tiny).as_text().count("stablehlo.convolution")
+
+    assert convolutions(Config(content_layers=(), style_layers=STYLE), [painting]) == 4
+    assert convolutions(Config(content_layers=CONTENT, style_layers=()), []) == 3
+
+
 # The gradient
 
 VARIANTS = {
@@ -264,6 +295,7 @@ VARIANTS = {
         content_loss=losses.content_loss_relative,
         style_statistic=statistics.RELATIVE_GRAM,
     ),
+    "a tile": Config(content_layers=CONTENT, style_layers=STYLE, padding="circular"),
     "a statistic for each layer": Config(
         content_layers=CONTENT,
         style_layers=STYLE,

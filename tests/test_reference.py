@@ -77,7 +77,9 @@ def test_convolve_mixes_channels_by_hand():
     assert_array_equal(out, [[[302.5, 3019.5]]])
 
 
-@pytest.mark.parametrize(("padding", "boundary"), [("zero", "fill"), ("replicate", "symm")])
+@pytest.mark.parametrize(
+    ("padding", "boundary"), [("zero", "fill"), ("replicate", "symm"), ("circular", "wrap")]
+)
 def test_convolve_against_scipy(rng, padding, boundary):
     x, kernel, bias = rng.normal(size=(5, 4, 3)), rng.normal(size=(3, 3, 3, 2)), rng.normal(size=2)
     expected = np.zeros((5, 4, 2))
@@ -110,7 +112,18 @@ def test_convolve_replicate_gradient_by_hand():
     assert_array_equal(dkernel[:, :, 0, 0], [[1, 1, 2], [1, 1, 2], [3, 3, 4]])
 
 
-@pytest.mark.parametrize("padding", ["zero", "replicate"])
+def test_convolve_circular_by_hand():
+    # The window of (0, 0) in the plane of copies of 1 2 / 3 4 is 4 3 4 / 2 1 2 / 4 3 4.
+    window = np.array([[4, 3, 4], [2, 1, 2], [4, 3, 4]])
+    out = reference.convolve(SQUARE, COUNTING, padding="circular")
+    assert out[0, 0, 0] == np.sum(window * COUNTING[:, :, 0, 0])
+    # x(0, 0) met 5; x(0, 1), left and right of it, 4 + 6; x(1, 0) 2 + 8; x(1, 1) 1 + 3 + 7 + 9.
+    dx, dkernel = reference.convolve_gradient(SQUARE, COUNTING, CORNER, "circular")
+    assert_array_equal(dx[:, :, 0], [[5, 10], [10, 20]])
+    assert_array_equal(dkernel[:, :, 0, 0], window)
+
+
+@pytest.mark.parametrize("padding", ["zero", "replicate", "circular"])
 def test_convolve_gradient_is_the_adjoint(rng, padding):
     # Convolution is linear in the image and in the kernel: <c, x * k> = <dx, x> = <dk, k>.
     x, kernel = rng.normal(size=(4, 5, 2)), rng.normal(size=(3, 3, 2, 3))

@@ -83,17 +83,39 @@ def test_a_constant_picture_has_a_frame_with_zero_padding_only(tiny):
     assert np.abs(framed[0] - flat[0]).max() > 1
 
 
-def test_replicate_all_repeats_the_border_at_every_convolution(rng, x64, tiny):
+@pytest.mark.parametrize(
+    ("padding", "everywhere"), [("replicate-all", "replicate"), ("circular", "circular")]
+)
+def test_paddings_that_hold_at_every_convolution(rng, x64, tiny, padding, everywhere):
     image = rng.random((9, 11, 3))
-    found = vgg.features(tiny, image, NAMES, padding="replicate-all")
+    found = vgg.features(tiny, image, NAMES, padding=padding)
     x = reference.preprocess(image, **tiny["input"])
     for block, depth in enumerate(BLOCKS, start=1):
         for index in range(1, depth + 1):
             layer = tiny[f"conv{block}_{index}"]
-            x = reference.convolve(x, layer["kernel"], layer["bias"], padding="replicate")
+            x = reference.convolve(x, layer["kernel"], layer["bias"], padding=everywhere)
             assert_allclose(found[f"conv{block}_{index}"], x, rtol=1e-10, atol=1e-8)
             x = reference.relu(x)
         x = reference.average_pool(x)
+
+
+def test_a_tile_rolled_by_whole_strides_has_its_features_rolled(rng, x64, tiny):
+    image = rng.random((16, 24, 3))  # multiples of pool3's stride
+    assert vgg.minimum_size(NAMES) == 8
+    compute = jax.jit(lambda x: vgg.features(tiny, x, NAMES, padding="circular"))
+    found, moved = compute(image), compute(np.roll(image, (8, -16), (0, 1)))
+    for name, values in found.items():
+        stride = 16 // values.shape[0]
+        expected = np.roll(values, (8 // stride, -16 // stride), (0, 1))
+        assert np.abs(expected - values).max() > 0.1
+        # Sums of up to 72 numbers up to 1000, in another order.
+        assert_allclose(moved[name], expected, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_without_layers_nothing_is_computed(tiny):
+    assert vgg.features(tiny, jnp.ones((8, 8, 3)), []) == {}
+    traced = jax.make_jaxpr(lambda x: vgg.features(tiny, x, []))(picture(8, 8))
+    assert not traced.eqns
 
 
 def test_a_constant_picture_has_no_frame_at_any_layer_with_replicate_all(tiny):

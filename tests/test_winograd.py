@@ -11,7 +11,11 @@ from stylejax import images, layers, vgg, winograd
 
 # Less than a tile, whole tiles, and every remainder.
 SIZES = [(1, 1), (2, 5), (4, 8), (7, 6), (9, 12), (11, 10)]
-PADDED = {"zero": layers.convolve, "replicate": layers.convolve_replicating}
+PADDED = {
+    "zero": layers.convolve,
+    "replicate": layers.convolve_replicating,
+    "circular": layers.convolve_circular,
+}
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def test_which_kernels_are_evaluated():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padding", ["zero", "replicate-all"])
+@pytest.mark.parametrize("padding", ["zero", "replicate-all", "circular"])
 def test_features_of_the_real_network(shared, real_params, padding):
     """At a size with remainders at every layer; relative to each layer's largest activation."""
     photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image

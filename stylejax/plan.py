@@ -1,0 +1,223 @@
+"""What the command line asks for, checked and loaded: everything that comes before a run."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from stylejax import arguments, companions, guides, images, masks, options, scale, vgg, weights
+from stylejax.config import Config
+from stylejax.presets import Preset, folds, prepare
+
+
+class Job(NamedTuple):
+    """A run that has passed every check which needs no compilation.
+
+    Attributes:
+      given: the options of the command line by name.
+      preset: config, loss weights and preparation, with all options in place.
+      content: ``[H, W, 3]``, the photo at the picture's size; black where there is none.
+      alpha: ``[H, W]``, its transparency, if it has any.
+      styles: the paintings, no larger than any scale wants them.
+      init: a picture to start from, if one was named.
+      marked: regions and where content counts, if masks were given.
+      network: the network's file and origin.
+      params: the network, prepared by the preset.
+      device: where to run; None is JAX's own choice.
+    """
+
+    given: dict[str, Any]
+    preset: Preset
+    content: np.ndarray
+    alpha: np.ndarray | None
+    styles: tuple[np.ndarray, ...]
+    init: np.ndarray | None
+    marked: masks.Marked | None
+    network: weights.Found
+    params: vgg.Params
+    device: Any
+
+
+def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
+    """Checks everything, the cheapest first; weights are fetched only when all else is right.
+
+    Args:
+      given: the options of the command line by name.
+      kept: images and networks that plans before this one have read, to which this one adds its
+        own; equal files are then the same arrays.
+
+    Raises:
+      ValueError: an option or an input that cannot work.
+      OSError: a file that cannot be read or written.
+    """
+    _check_numbers(given)
+    _check_output(given)
+    companions.check(given, inputs(given))
+    preset, start_file = options.build(given, len(given["paintings"]))
+    device = _device(given["device"])
+    once = partial(_once, {} if kept is None else kept)
+    nearest = preset.config.nearest
+    seen = (given["photo"], given["size"], nearest(1))
+    content, photo = once(_photo, given, preset.config, key=seen)
+    loaded = [once(images.load, path).image for path in given["paintings"]]
+    beside = (photo.size, preset.config.style_scale, preset.config.style_layers)
+    styles = tuple(
+        once(_at_most, image, photo.size, preset, number, key=(id(image), number, *beside))
+        for number, image in enumerate(loaded)
+    )
+    init = None if start_file is None else once(images.load, start_file).image
+    marked = _marked(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
+    if marked is not None:
+        preset = options.in_regions(preset, given, marked)
+        guides.check(
+            marked.guides,
+            len(styles),
+            size=photo.size,
+            smallest=preset.config.sizes(*photo.size)[0],
+            layers=preset.config.style_layers,
+            names=marked.names,
+        )
+    check = partial(
+        arguments.check,
+        content=content,
+        styles=styles,
+        config=preset.config,
+        loss_weights=preset.loss_weights,
+        init=init,
+        guides=marked.guides if marked else None,
+    )
+    check(_unloaded())
+    network, params = once(_network, given, preset, key=_network_key(given, preset))
+    check(params)  # again, because a smaller network has fewer layers
+    params = vgg.up_to(params, preset.config.layers)
+    return Job(given, preset, content, photo.alpha, styles, init, marked, network, params, device)
+
+
+def inputs(given: dict[str, Any]) -> list[Path]:
+    """Every picture that is read: the photo, if there is one, the paintings, masks and maps."""
+    words = [m for m in given["mask"] or () if m not in ("rest", "alpha")]
+    words += [m for m in given["style_mask"] or () if m != "all"]
+    named = [given["photo"], *given["paintings"], *map(Path, words)]
+    named += [given["content_mask"], given["labels"], *(given["style_labels"] or ())]
+    return [path for path in named if path is not None]
+
+
+def _once(kept: dict[Any, Any], make: Callable[..., Any], *of: Any, key: Any = None) -> Any:
+    """``make(*of)``, or what it made before for the same ``key``, which is ``of`` if not given."""
+    place = (make, key or of)
+    if place not in kept:
+        kept[place] = make(*of)
+    return kept[place]
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    for name, least in (("size", 1), ("save_every", 0)):
+        if np.min(given[name]) < least:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {given[name]} must be {least} or more")
+    if not 0 <= given["seed"] < 2**32:
+        raise ValueError(f"--seed {given['seed']} must be from 0 to 4294967295")
+
+
+def _check_output(given: dict[str, Any]) -> None:
+    output: Path = given["output"]
+    images.check_output(output)
+    for source in inputs(given):
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"--output {output} is one of the inputs; choose another name")
+
+
+def _device(name: str) -> Any:
+    options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
+    if name == "auto":
+        return None
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError:
+        seen = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise ValueError(
+            f"--device {name}: jax sees only {seen} here; install jax for that device or "
+            "use --device auto"
+        ) from None
+
+
+def _photo(given: dict[str, Any], config: Config) -> tuple[np.ndarray, masks.Photo]:
+    """The photo at the picture's size, black without one, and what masks need to know of it."""
+    if given["photo"] is None:
+        height, width = given["size"]
+        return np.zeros((height, width, 3), np.float32), masks.Photo(
+            (height, width), (height, width), None
+        )
+    image, alpha = images.load(given["photo"])
+    file_size = (image.shape[0], image.shape[1])
+    height, width = map(config.nearest, images.fit(*file_size, given["size"]))
+    if alpha is not None:
+        alpha = np.asarray(images.resize(alpha, height, width))
+    photo = masks.Photo((height, width), file_size, alpha)
+    return np.asarray(images.resize(image, height, width)), photo
+
+
+def _at_most(image: np.ndarray, size: tuple[int, int], preset: Preset, number: int) -> np.ndarray:
+    """A painting at the largest size that any scale will want of it."""
+    if min(image.shape[:2]) < vgg.minimum_size(preset.config.style_layers):
+        return image  # for arguments.check to refuse
+    wanted = scale.style_size(image.shape, size, preset.config, number=number)
+    return np.asarray(images.resize(image, *wanted))
+
+
+def _marked(
+    given: dict[str, Any], photo: masks.Photo, paintings: list[tuple[int, int]]
+) -> masks.Marked | None:
+    """The regions that the command line asks for, None where it does not."""
+    by_file = given["mask"] or given["style_mask"] or given["content_mask"]
+    if given["style_labels"] and not given["labels"]:
+        raise ValueError("--style-labels belongs to --labels, the map of the picture; give both")
+    if given["labels"] and by_file:
+        raise ValueError("--labels works without --mask, --style-mask and --content-mask")
+    if given["labels"]:
+        marked = masks.by_colour(given["labels"], given["style_labels"] or (), photo, paintings)
+    elif by_file:
+        marked = masks.by_file(
+            given["mask"] or (), given["style_mask"] or (), given["content_mask"], photo, paintings
+        )
+    else:
+        if given["region_weights"] is not None:
+            raise ValueError("--region-weights works with --mask or --labels only")
+        return None
+    if not given["quiet"]:
+        for note in marked.notes:
+            print(note, file=sys.stderr)
+    return marked
+
+
+def _unloaded() -> vgg.Params:
+    """VGG-19's parameters without values: enough to check images before weights are fetched."""
+    return {
+        layer: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in arrays.items()}
+        for layer, arrays in vgg.parameter_shapes(vgg.VGG19).items()
+    }
+
+
+def _network_key(given: dict[str, Any], preset: Preset) -> tuple[Any, ...]:
+    """What the prepared network depends on."""
+    asked = given["network"], given["weights_file"]
+    return (*asked, preset.network, preset.normalised, preset.white, folds(preset))
+
+
+def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
+    """The network that was asked for, or the one that can be had, prepared for the preset."""
+    found = weights.choose(
+        options.choice("--network", given["network"], weights.NETWORKS),
+        given["weights_file"],
+        wanted=preset.network,
+        offline=given["offline"],
+        progressbar=not given["quiet"],
+    )
+    if found.instead and not given["quiet"]:
+        print(found.instead, file=sys.stderr)
+    params = weights.load(found.path)
+    return found, prepare(preset, params, normalised=found.origin.normalised)
