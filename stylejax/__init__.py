@@ -25,6 +25,7 @@ from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimize
 
 # Style transfer
 from stylejax.transfer import History, Progress, Result, iterate, stylize
+from stylejax.sweeps import Cell, sweep
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "VGG19",
     "Adam",
     "Architecture",
+    "Cell",
     "Colour",
     "Config",
     "History",
@@ -56,4 +58,5 @@ __all__ = [
     "random_params",
     "save_image",
     "stylize",
+    "sweep",
 ]

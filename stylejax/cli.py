@@ -14,7 +14,7 @@ import jax
 import typer
 
 import stylejax
-from stylejax import job, options
+from stylejax import grid, job, options
 from stylejax.colour import Colour
 from stylejax.optimizers import Adam, Lbfgs
 from stylejax.presets import DEFAULT, PRESETS
@@ -78,7 +78,8 @@ _CONTENT, _OPTIMISATION, _OUTPUT = "Content and style", "Optimisation", "Output 
 
 @app.command(
     help="Renders PHOTO in the style of one or more PAINTINGs.",
-    epilog="Example: stylejax photo.jpg painting.jpg -o out.png --size 768 --style-weight 20",
+    epilog="Example: stylejax photo.jpg painting.jpg -o out.png --size 768 --style-weight 20\n\n"
+    "Contact sheets over the values of options: stylejax grid --help",
     no_args_is_help=True,
 )
 def command(
@@ -389,7 +390,9 @@ def _picture(arguments: Sequence[str]) -> int:
 
 # What the first word may be instead of a photo: functions of the words behind it that return an
 # exit status.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "grid": lambda words: grid.main(words, parse),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

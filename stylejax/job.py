@@ -18,7 +18,7 @@ import rich.console
 
 from stylejax import arguments, display, images, options, record, scale, transfer, vgg, weights
 from stylejax.optimizers import Status
-from stylejax.presets import Preset, prepare
+from stylejax.presets import Preset, folds, prepare
 
 FAILED = 1
 INTERRUPTED = 130
@@ -50,8 +50,13 @@ class Job(NamedTuple):
     device: Any
 
 
-def plan(given: dict[str, Any]) -> Job:
+def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     """Checks everything, the cheapest first; weights are fetched only when all else is right.
+
+    Args:
+      given: the options of the command line by name.
+      kept: images and networks that plans before this one have read, to which this one adds its
+        own; equal files are then the same arrays.
 
     Raises:
       ValueError: an option or an input that cannot work.
@@ -61,10 +66,14 @@ def plan(given: dict[str, Any]) -> Job:
     _check_output(given)
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
-    content, alpha = _photo(given["photo"], given["size"])
+    once = partial(_once, {} if kept is None else kept)
+    content, alpha = once(_photo, given["photo"], given["size"])
     size = (content.shape[0], content.shape[1])
-    styles = tuple(_painting(path, size, preset) for path in given["paintings"])
-    init = None if start_file is None else images.load(start_file).image
+    beside = (size, preset.config.style_scale, preset.config.style_layers)
+    styles = tuple(
+        once(_painting, path, size, preset, key=(path, *beside)) for path in given["paintings"]
+    )
+    init = None if start_file is None else once(images.load, start_file).image
     check = partial(
         arguments.check,
         content=content,
@@ -74,31 +83,65 @@ def plan(given: dict[str, Any]) -> Job:
         init=init,
     )
     check(_unloaded())
-    network, params = _network(given, preset)
+    named = (given["network"], given["weights_file"], preset.normalised, folds(preset))
+    network, params = once(_network, given, preset, key=named)
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
     return Job(given, preset, content, alpha, styles, init, network, params, device)
 
 
+class Made(NamedTuple):
+    """What a run has led to.
+
+    Attributes:
+      picture: ``[H, W, 3]`` at the picture's size.
+      trace: a run's entries, from its start on.
+      seconds: from the start, compiling included.
+      interrupted: whether it was stopped before its end.
+    """
+
+    picture: np.ndarray
+    trace: list[record.Entry]
+    seconds: float
+    interrupted: bool = False
+
+
 def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
-    _keep_compiled()
-    on = jax.default_device(job.device) if job.device else nullcontext()
+    keep_compiled()
+    with on(job.device), shown(job, console) as show, stop_on_ctrl_c() as stop_asked:
+        made, last = make(job, show, stop_asked)
+    write(job, made)
+    return _tell(job, console, made, last)
+
+
+def on(device: Any) -> AbstractContextManager[Any]:
+    """Where to compute; None is JAX's own choice."""
+    return jax.default_device(device) if device else nullcontext()
+
+
+def make(
+    job: Job, show: display.Show, stop_asked: Callable[[], bool]
+) -> tuple[Made, transfer.Progress]:
+    """Goes from step to step until the end, or until it is asked to stop; and its last step."""
     began, trace, interrupted = time.monotonic(), [], False
-    with on, _display(job, console) as show, _stop_on_ctrl_c() as stop_asked:
-        for last in _progress(job):  # it yields at least the start
-            trace.append(record.entry(last))
-            show(last)
-            _save_preview(job, last, trace)
-            if interrupted := stop_asked():
-                break
-    height, width = job.content.shape[:2]
-    picture = np.asarray(images.resize(last.image, height, width))
-    seconds = time.monotonic() - began
-    provenance = _provenance(job, trace, seconds, interrupted)
-    _write(job, picture, provenance, trace)
-    return _tell(job, console, trace, last, seconds, interrupted)
+    for last in _progress(job):  # it yields at least the start
+        trace.append(record.entry(last))
+        show(last)
+        _save_preview(job, last, trace)
+        if interrupted := stop_asked():
+            break
+    picture = np.asarray(images.resize(last.image, *job.content.shape[:2]))
+    return Made(picture, trace, time.monotonic() - began, interrupted), last
+
+
+def _once(kept: dict[Any, Any], make: Callable[..., Any], *of: Any, key: Any = None) -> Any:
+    """``make(*of)``, or what it made before for the same ``key``, which is ``of`` if not given."""
+    place = (make, key or of)
+    if place not in kept:
+        kept[place] = make(*of)
+    return kept[place]
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
@@ -170,7 +213,7 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     return found, prepare(preset, params, normalised=found.origin.normalised)
 
 
-def _keep_compiled() -> None:
+def keep_compiled() -> None:
     """Compiled programs stay in the user's cache folder, so that the next run starts sooner."""
     folder = weights.cache_folder() / "compiled"
     try:
@@ -200,7 +243,7 @@ def _progress(job: Job) -> Any:
 
 
 @contextmanager
-def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
+def stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
     """A first Ctrl-C is asked about between steps; a second one interrupts at once.
 
     An exception in the middle of JAX's tracing and compiling could leave it in pieces.
@@ -222,7 +265,8 @@ def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _display(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
+def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
+    """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet."""
     if job.given["quiet"]:
         return display.silent()
     clock = display.Clock(job.preset.config, *job.content.shape[:2])
@@ -236,9 +280,8 @@ def _save_preview(job: Job, progress: transfer.Progress, trace: list[record.Entr
         images.save(output.with_stem(f"{output.stem}_{taken:05}"), progress.image)
 
 
-def _provenance(
-    job: Job, trace: list[record.Entry], seconds: float, interrupted: bool
-) -> dict[str, Any]:
+def provenance(job: Job, made: Made) -> dict[str, Any]:
+    """What made a picture, as plain JSON values."""
     named = [job.given["photo"], *job.given["paintings"]]
     return {
         "command": ["stylejax", *job.given["command"]],
@@ -258,48 +301,50 @@ def _provenance(
         "device": (job.device or jax.devices()[0]).device_kind,
         "width": job.content.shape[1],
         "height": job.content.shape[0],
-        "status": "interrupted" if interrupted else record.worst(trace).name.lower(),
-        "evaluations": trace[-1].evaluations,
-        "seconds": round(seconds, 3),
-        "loss": record.plain(trace[-1].loss),
+        "status": "interrupted" if made.interrupted else record.worst(made.trace).name.lower(),
+        "evaluations": made.trace[-1].evaluations,
+        "seconds": round(made.seconds, 3),
+        "loss": record.plain(made.trace[-1].loss),
     }
 
 
-def _write(
-    job: Job, picture: np.ndarray, provenance: dict[str, Any], trace: list[record.Entry]
-) -> None:
+def write(job: Job, made: Made) -> None:
+    """Writes the picture, and its record if that is wanted."""
     output: Path = job.given["output"]
-    metadata = {"stylejax": json.dumps(provenance)}
-    try:
-        images.save(output, picture, alpha=job.alpha, metadata=metadata)
-    except OSError as error:
-        rescue = Path(tempfile.gettempdir()) / output.name
-        images.save(rescue, picture, alpha=job.alpha, metadata=metadata)
-        raise OSError(f"{error}; the picture is in {rescue}") from error
+    origin = provenance(job, made)
+    save(output, made.picture, alpha=job.alpha, origin=origin)
     if job.given["write_record"]:
-        record.write(output.with_suffix(".json"), {**provenance, "history": record.history(trace)})
+        history = record.history(made.trace)
+        record.write(output.with_suffix(".json"), {**origin, "history": history})
 
 
-def _tell(
-    job: Job,
-    console: rich.console.Console,
-    trace: list[record.Entry],
-    last: transfer.Progress,
-    seconds: float,
-    interrupted: bool,
-) -> int:
+def save(
+    output: Path, picture: np.ndarray, *, alpha: np.ndarray | None = None, origin: dict[str, Any]
+) -> None:
+    """Writes a picture with its origin, if not where it should be then among temporary files."""
+    metadata = {"stylejax": json.dumps(origin)}
+    try:
+        images.save(output, picture, alpha=alpha, metadata=metadata)
+    except (OSError, ValueError) as error:  # or it is too long for its format
+        rescue = Path(tempfile.gettempdir()) / output.with_suffix(".png").name
+        images.save(rescue, picture, alpha=alpha, metadata=metadata)
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{error}; the picture is in {rescue}") from error
+
+
+def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Progress) -> int:
     """Says how the run ended, in one line, and returns the exit status."""
-    status, output = record.worst(trace), job.given["output"]
+    status, output = record.worst(made.trace), job.given["output"]
     height, width = job.content.shape[:2]
-    if interrupted:
+    if made.interrupted:
         message, code = f"interrupted at {display.scale_text(last)}, step {last.step}", INTERRUPTED
     elif status in (Status.STALLED, Status.NON_FINITE):
         message, code = status.message, FAILED
     else:
         message, code = status.message, 0
     text = (
-        f"{output}: {width}x{height}, loss {trace[-1].loss:.4g}, {trace[-1].evaluations} "
-        f"evaluations in {display.duration(seconds)}; {message}"
+        f"{output}: {width}x{height}, loss {made.trace[-1].loss:.4g}, {made.trace[-1].evaluations} "
+        f"evaluations in {display.duration(made.seconds)}; {message}"
     )
     if code:
         print(text, file=sys.stderr)

@@ -67,7 +67,10 @@ def prepare(preset: Preset, params: vgg.Params, *, normalised: bool = False) -> 
     """
     if preset.normalised and not normalised:
         return normalisation.normalise(params, normalisation.vgg19_means(params))
+    return vgg.fold_taps(params) if folds(preset) else params
+
+
+def folds(preset: Preset) -> bool:
+    """Whether a distilled network gives the preset's losses with folded taps, for less work."""
     relative = preset.config.content_loss == losses.content_loss_relative
-    if relative and all(s.isometric for s in preset.config.statistics.values()):
-        return vgg.fold_taps(params)  # the same losses for less work
-    return params
+    return relative and all(s.isometric for s in preset.config.statistics.values())
