@@ -26,6 +26,7 @@ from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimize
 
 # Style transfer
 from stylejax.transfer import History, Progress, Result, iterate, stylize
+from stylejax.sweeps import Cell, sweep
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "VGG19",
     "Adam",
     "Architecture",
+    "Cell",
     "Colour",
     "Config",
     "Guides",
@@ -58,4 +60,5 @@ __all__ = [
     "random_params",
     "save_image",
     "stylize",
+    "sweep",
 ]

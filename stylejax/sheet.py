@@ -17,6 +17,7 @@ def sheet(
     *,
     columns: Sequence[str] = (),
     rows: Sequence[str] = (),
+    notes: Sequence[Sequence[str]] = (),
     title: str = "",
     letters: int | None = None,
 ) -> np.ndarray:
@@ -27,6 +28,7 @@ def sheet(
         its place, which is as large as the largest picture. None leaves a place empty.
       columns: a label above each column; none at all if empty.
       rows: a label left of each row; none at all if empty.
+      notes: one line below each picture, in rows as the pictures; no room for them if empty.
       title: one line above everything.
       letters: their height in pixels; None suits the pictures.
 
@@ -34,7 +36,8 @@ def sheet(
       ``[H, W, 3]`` float32 in [0, 1].
 
     Raises:
-      ValueError: no picture at all, or another number of labels than columns or rows.
+      ValueError: no picture at all, or another number of labels than columns or rows, or of notes
+        than pictures.
     """
     shapes = [p.shape for row in pictures for p in row if p is not None]
     if not shapes:
@@ -43,6 +46,8 @@ def sheet(
     for name, labels, count in (("columns", columns, across), ("rows", rows, len(pictures))):
         if labels and len(labels) != count:
             raise ValueError(f"{len(labels)} labels for {count} {name}; give one each or none")
+    if notes and [*map(len, notes)] != [*map(len, pictures)]:
+        raise ValueError(f"notes in rows of {[*map(len, notes)]}; give each picture one or none")
     height, width = max(s[0] for s in shapes), max(s[1] for s in shapes)
     font = ImageFont.load_default(letters or max(11, round(width / 16)))
     above = [_wrapped(label, font, width) for label in columns]
@@ -52,12 +57,10 @@ def sheet(
     heading = line + GAP if title else 0
     top = heading + max((line * len(t.split("\n")) for t in above), default=0)
     top += GAP if columns else 0
+    step = height + GAP + (line if notes else 0)  # from row to row
 
-    paper = Image.new(
-        "RGB",
-        (left + GAP + across * (width + GAP), top + GAP + len(pictures) * (height + GAP)),
-        PAPER,
-    )
+    size = (left + GAP + across * (width + GAP), top + GAP + len(pictures) * step)
+    paper = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(paper)
     if title:
         pen.text((GAP, GAP // 2), title, INK, font)
@@ -65,16 +68,20 @@ def sheet(
         middle = left + GAP + place * (width + GAP) + width / 2
         pen.multiline_text((middle, top), label, INK, font, anchor="md", align="center", spacing=2)
     for place, label in enumerate(beside):
-        middle = top + GAP + place * (height + GAP) + height / 2
+        middle = top + GAP + place * step + height / 2
         pen.multiline_text((left, middle), label, INK, font, anchor="rm", align="right", spacing=2)
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
             if picture is None:
                 continue
             x = left + GAP + j * (width + GAP) + (width - picture.shape[1]) // 2
-            y = top + GAP + i * (height + GAP) + (height - picture.shape[0]) // 2
+            y = top + GAP + i * step + (height - picture.shape[0]) // 2
             pixels = np.rint(np.clip(np.asarray(picture), 0, 1) * 255).astype(np.uint8)
             paper.paste(Image.fromarray(pixels), (x, y))
+    for i, texts in enumerate(notes):
+        for j, text in enumerate(texts):
+            middle = left + GAP + j * (width + GAP) + width / 2
+            pen.text((middle, top + GAP + i * step + height + 1), text, INK, font, anchor="ma")
     return np.asarray(paper, np.float32) / 255
 
 

@@ -10,15 +10,15 @@ import pytest
 import typer.main
 
 import stylejax
-from stylejax import cli, images, weights
+from stylejax import cli, grid, images, weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def options():
-    """Every option of the command with its longest name."""
-    command = typer.main.get_command(cli.app)
+def options(app=cli.app):
+    """Every option of a command with its longest name."""
+    command = typer.main.get_command(app)
     return {max(p.opts, key=len): p for p in command.params if p.opts[0].startswith("-")}
 
 
@@ -46,11 +46,22 @@ def test_both_commands_are_one_line_and_name_what_exists():
 
 
 def test_the_options_of_the_examples_exist():
-    known = {n for option in options().values() for n in (*option.opts, *option.secondary_opts)}
+    known = {
+        name
+        for app in (cli.app, grid.app)
+        for option in options(app).values()
+        for name in (*option.opts, *option.secondary_opts)
+    }
     for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", README):
         # Of convert_weights.py, and of commands whose own tests ask for them.
         others = {"--source", "--normalise", "--help", "--seamless", "--layers", "--figure"}
         assert name in {*known, *others, "--ratios"}, name
+
+
+def test_the_options_of_grid_are_told():
+    section = README.partition("\n## Sweeps")[2].partition("\n## ")[0]
+    for name in set(options(grid.app)) - {"--help", "--output"}:
+        assert f"`{name}" in section, name
 
 
 def test_links_lead_somewhere():
@@ -72,13 +83,14 @@ def test_the_python_examples_run(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setenv("STYLEJAX_WEIGHTS", str(tmp_path / "narrow.h5"))
     monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(compile(re.sub(r"steps=\d+", "steps=2", block), "README.md", "exec"), names)
     assert images.load("out.png").image.shape == (24, 32, 3)
+    assert all(images.load(f"{place}.png").image.shape == (24, 32, 3) for place in range(3))
     keys = jax.random.key(0)
-    swept = names["sweep"](np.array([1.0, 20.0], np.float32), names["painting"], keys)
+    swept = names["renders"](np.array([1.0, 20.0], np.float32), names["painting"], keys)
     assert swept.image.shape == (2, 24, 32, 3)
     assert np.isfinite(names["slope"](5.0))
 

@@ -51,6 +51,20 @@ def test_labels_take_no_room_from_pictures():
     assert np.all(paper[0] == 1) and np.all(paper[:, 0] == 1) and np.all(paper[:, -1] == 1)
 
 
+def test_notes_stand_below_their_pictures():
+    a, b, *_ = LEVELS
+    pictures = [[plain(40, 60, a), plain(40, 60, b)]]
+    bare, paper = sheet(pictures), sheet(pictures, notes=[["", "stalled"]])
+    assert paper.shape[1] == bare.shape[1] and paper.shape[0] > bare.shape[0]
+    for level in (a, b):
+        assert found(paper, level) == found(bare, level)
+    _, left, bottom, right = found(paper, b)
+    ink = np.argwhere(paper.max(axis=2) < 0.5)
+    ink = ink[ink[:, 0] >= bottom]
+    assert len(ink) and np.all(ink[:, 1] > left) and np.all(ink[:, 1] < right)
+    assert np.all(paper[-1] == 1)
+
+
 def test_values_outside_are_clipped():
     paper = sheet([[plain(12, 12, 1.5), plain(12, 12, -0.5)]])
     found(paper[:, : GAP + 12], 1)
@@ -78,3 +92,5 @@ def test_wrong_arguments():
         sheet([[None], []])
     with pytest.raises(ValueError, match="3 labels for 1 columns"):
         sheet([[plain(8, 8, 0.5)]], columns=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"notes in rows of \[2\]"):
+        sheet([[plain(8, 8, 0.5)]], notes=[["a", "b"]])
