@@ -245,15 +245,17 @@ def _value(axis: Axis, value: str) -> str:
 
 
 def _check_common(own: dict[str, Any], given: dict[str, Any]) -> None:
-    if own["save_every"]:
-        raise ValueError("--save-every works with one picture only, not with grid")
+    for name in ("save_every", "plot", "sheet", "animation"):
+        if own[name]:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} works with one picture only, not with grid")
     if own["write_record"] and not given["keep"]:
         raise ValueError("--record works with --keep FOLDER, where each picture has its record")
 
 
 def _check_kept(cells: Sequence[dict[str, Any]], sheet_file: Path) -> None:
     """That no cell's picture harms an input of any cell, or the sheet."""
-    inputs = {path for own in cells for path in (own["photo"], *own["paintings"])}
+    inputs = {path for own in cells for path in job.inputs(own)}
     inputs |= {Path(own["init"]) for own in cells if own["init"]}
     for output in (own["output"] for own in cells):
         if output.resolve() == sheet_file.resolve():
@@ -331,7 +333,10 @@ def _shown(own: job.Job, console: rich.console.Console) -> Any:
 def _cell(own: job.Job) -> sweeps.Cell:
     key = jax.random.key(own.given["seed"])
     config, loss_weights = own.preset.config, own.preset.loss_weights
-    return sweeps.Cell(own.params, own.content, own.styles, config, loss_weights, key, own.init)
+    guides = own.marked.guides if own.marked else None
+    return sweeps.Cell(
+        own.params, own.content, own.styles, config, loss_weights, key, own.init, guides
+    )
 
 
 def _together(own: job.Job, result: Any, seconds: float, together: int) -> Done:
@@ -355,6 +360,8 @@ def _terms(terms: Any) -> dict[str, float]:
         **{f"content {layer}": value for layer, value in terms.content.items()},
         **{f"style {layer}": value for layer, value in terms.style.items()},
         "tv": terms.tv,
+        **{f"dream {layer}": value for layer, value in terms.dream.items()},
+        **({"photorealism": terms.photorealism} if terms.photorealism else {}),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from stylejax import arguments, vgg
 from stylejax.config import Config
+from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 from stylejax.scale import Array
 from stylejax.transfer import Result, stylize
@@ -37,6 +38,7 @@ class Cell(NamedTuple):
       loss_weights: the coefficients; None is ``objective.DEFAULT_WEIGHTS``.
       key: a ``jax.random`` key for the start image's noise; None is ``jax.random.key(0)``.
       init: ``[h, w, 3]``, a picture to start from, or None.
+      guides: which painting goes where, or None.
     """
 
     params: vgg.Params
@@ -46,6 +48,7 @@ class Cell(NamedTuple):
     loss_weights: LossWeights | None = None
     key: jax.Array | None = None
     init: Array | None = None
+    guides: Guides | None = None
 
 
 class Batch(NamedTuple):
@@ -172,7 +175,7 @@ def _traced(cell: Cell) -> tuple[Any, ...]:
     """What may differ between cells of one program, in the order of ``_stylize``."""
     key = jax.random.key(0) if cell.key is None else cell.key
     weights = cell.loss_weights or DEFAULT_WEIGHTS
-    return cell.content, tuple(cell.styles), weights, key, cell.init
+    return cell.content, tuple(cell.styles), weights, key, cell.init, cell.guides
 
 
 def _stylize(
@@ -182,6 +185,7 @@ def _stylize(
     loss_weights: LossWeights,
     key: jax.Array,
     init: Array | None,
+    guides: Guides | None,
 ) -> Result:
     """With the network and config of a cell."""
     return stylize(
@@ -192,6 +196,7 @@ def _stylize(
         loss_weights=loss_weights,
         key=key,
         init=init,
+        guides=guides,
     )
 
 
@@ -204,6 +209,7 @@ def _check(place: int, cell: Cell) -> None:
             config=cell.config,
             loss_weights=cell.loss_weights or DEFAULT_WEIGHTS,
             init=cell.init,
+            guides=cell.guides,
         )
     except ValueError as error:
         raise ValueError(f"cells[{place}]: {error}") from None
