@@ -63,7 +63,8 @@ def check(
         raise ValueError(
             f"style_scale has {len(each)} numbers for {len(styles)} styles; give one, or one each"
         )
-    check_loss_weights(loss_weights, config, len(styles), 1 if guides is None else guides.number)
+    regions = 1 if guides is None else guides.number
+    check_loss_weights(loss_weights, config, len(styles), regions=regions)
 
 
 def _check_pyramid(config: Config, height: int, width: int, least: int, layer: str) -> None:
@@ -131,7 +132,7 @@ def _shape(numbers: Any) -> tuple[int, ...]:
 
 
 def check_loss_weights(
-    loss_weights: LossWeights, config: Config, styles: int, regions: int = 1
+    loss_weights: LossWeights, config: Config, styles: int, *, regions: int = 1
 ) -> None:
     """Raises ValueError for coefficients that do not fit; values are read only where concrete."""
     for name in ("content_layers", "style_layers"):
@@ -157,7 +158,8 @@ def check_loss_weights(
         value = np.asarray(number)
         if not np.all(np.isfinite(value)) or np.any(value < 0):
             raise ValueError(f"a loss weight is {value}; weights are finite and not negative")
-    if not config.photorealism and np.any(np.asarray(loss_weights.photorealism) > 0):
+    realism = 0 if loss_weights.photorealism is None else np.asarray(loss_weights.photorealism)
+    if not config.photorealism and np.any(realism > 0):
         raise ValueError(
             f"loss_weights.photorealism is {loss_weights.photorealism} and config.photorealism is "
             "False, so nothing would come of it; take Config(photorealism=True)"

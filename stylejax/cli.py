@@ -145,7 +145,7 @@ def command(
             "--photorealism",
             "Higher: the photo's own edges and surfaces in the painting's colours; 100 thins the "
             "strokes out, 1000 leaves hardly any.",
-            _W.photorealism,
+            _W.photorealism or 0.0,
             panel=_CONTENT,
             parser=_number,
         ),

@@ -72,8 +72,8 @@ def _submit(
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     first = not isinstance(before, jax.ShapeDtypeStruct)
-    given = (params, content, styles, before, loss_weights, key, guides)
-    trace = partial(prepare.trace, *given, size=size, config=config)
+    given = (params, content, styles, before, loss_weights, key)
+    trace = partial(prepare.trace, *given, guides=guides, size=size, config=config)
     traced = trace(carried=None) if first else None  # here, or both threads would do it
 
     def work() -> State:

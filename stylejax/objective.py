@@ -39,7 +39,8 @@ class LossWeights(NamedTuple):
       regions: ``[R]``, how strongly style pulls in each region; None is 1 for each.
       dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
         have; None is 0.
-      photorealism: of ``matting.matting_loss``; needs ``Config(photorealism=True)``.
+      photorealism: of ``matting.matting_loss``; needs ``Config(photorealism=True)``; None
+        is 0.
     """
 
     content: Number = 1.0
@@ -50,7 +51,7 @@ class LossWeights(NamedTuple):
     styles: Shares | Mapping[str, Shares] | None = None
     regions: Sequence[Number] | jax.Array | None = None
     dream: Number | None = None
-    photorealism: Number = 0.0
+    photorealism: Number | None = None
 
 
 # The default preset's, for relative losses: with them the photo stays legible and the strokes are
@@ -126,6 +127,7 @@ def make_targets(
     styles: Sequence[jax.Array],
     loss_weights: LossWeights,
     config: Config,
+    *,
     masks: Guides | None = None,
 ) -> Targets:
     """Content features and the blended style statistics.
@@ -254,7 +256,7 @@ def evaluate(
     }
     tv = loss_weights.tv * _variation(config)(image)
     realism = jnp.zeros((), image.dtype)
-    if targets.windows is not None:
+    if targets.windows is not None and loss_weights.photorealism is not None:
         realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
     total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values()) + realism
     terms = LossTerms(total, content=content, style=style, tv=tv, dream=dream, photorealism=realism)

@@ -90,7 +90,8 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
         init=init,
         guides=marked.guides if marked else None,
     )
-    check(_unloaded())
+    with options.naming():
+        check(_unloaded())
     network, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)

@@ -101,8 +101,8 @@ def prepare(
     picture: Array | None,
     loss_weights: LossWeights,
     key: jax.Array,
-    guides: Guides | None = None,
     *,
+    guides: Guides | None = None,
     carried: State | None = None,
     size: tuple[int, int],
     config: Config,
@@ -126,7 +126,7 @@ def prepare(
         images.resize(style, *style_size(style.shape, size, config, number=number))
         for number, style in enumerate(styles)
     ]
-    targets = make_targets(params, content, paintings, loss_weights, config, guides)
+    targets = make_targets(params, content, paintings, loss_weights, config, masks=guides)
     if picture is None:
         picture = canvas.start_image(content, config.noise, key, blank=config.blank)
     z = config.held.encode(resized(picture, size, config))

@@ -122,7 +122,9 @@ def stylize(
     history, states, carried = [], [], None
     start = partial(prepare, params, photo, paintings, config=config)
     for scale, size in enumerate(sizes):
-        state, targets = start(picture, loss_weights, key, guides, carried=carried, size=size)
+        state, targets = start(
+            picture, loss_weights, key, guides=guides, carried=carried, size=size
+        )
         steps = config.steps_at(scale, len(sizes))
         picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
         carried = state if config.carry else None
@@ -209,7 +211,9 @@ def _pyramid(
         start = partial(prepare, params, content, styles, config=config)
         for scale, size in enumerate(sizes):
             wait([compiled[scale]])
-            state, targets = start(picture, loss_weights, key, guides, carried=carried, size=size)
+            state, targets = start(
+                picture, loss_weights, key, guides=guides, carried=carried, size=size
+            )
             steps = config.steps_at(scale, len(sizes))
             for reached in walk(
                 state, params, targets, loss_weights, steps=steps, every=every, config=config

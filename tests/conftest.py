@@ -1,5 +1,6 @@
 """Strict settings for every test: rank promotion raises, randomness is seeded."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def quick_compilation(request) -> Iterator[None]:
     jax.config.update(option, before or not request.node.get_closest_marker("slow"))
     yield
     jax.config.update(option, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Compiled programs go with the file that needed them.
+
+    Each holds memory maps, of which Linux grants a process 65 530; past that the compiler crashes,
+    as it did in a worker after two thousand tests.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -248,7 +248,7 @@ def test_regions(run, folder, options, paintings):
         ("--mask left.png --mask white.png", "left.png and --mask"),
         ("--mask rest --mask rest", "--mask rest is given twice"),
         ("--mask alpha --mask rest", "--mask alpha: the photo has no transparency"),
-        ("--mask corner.png --mask rest", "corner.png vanishes at relu3_1, which has 8x5"),
+        ("--mask corner.png --mask rest", "corner.png vanishes at relu2_1, which has 16x11"),
         ("--mask left.png --mask nowhere.png", "nowhere.png"),
         ("--mask left.png --mask rest --region-weights 1", "1 numbers for 2 regions (--mask"),
         ("--mask left.png --mask rest --style-blend-weights 1,1", "each has its own painting"),

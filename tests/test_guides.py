@@ -24,7 +24,7 @@ STRIDES = {"relu1_1": 1, "relu2_1": 2, "relu2_2": 2, "relu3_1": 4}
 
 @partial(jax.jit, static_argnames="config")
 def run(image, params, photo, paintings, loss_weights, config, masks):
-    targets = make_targets(params, photo, paintings, loss_weights, config, masks)
+    targets = make_targets(params, photo, paintings, loss_weights, config, masks=masks)
     evaluated = jax.value_and_grad(evaluate, has_aux=True)
     (value, terms), gradient = evaluated(image, params, targets, loss_weights, config)
     return value, terms, gradient

@@ -169,7 +169,7 @@ def test_carrying_compiles_each_scale_once(params):
         list(iterate(params, CONTENT, [STYLE], config=config, loss_weights=WEIGHTS, every=2))
     assert CARRIED == [(14, 19, 3), (20, 27, 3)]
     assert [program._cache_size() for program in programs] == [3] * len(programs)
-    given = (params, CONTENT, (STYLE,), None, WEIGHTS, jax.random.key(0))
+    given = (params, CONTENT, (STYLE,), None, WEIGHTS, jax.random.key(0), None)
     sizes = config.sizes(20, 27)
     with compiling(*given, sizes=sizes, length=2, config=config) as compiled:
         assert [future.result().z.shape[:2] for future in compiled] == [*sizes]
