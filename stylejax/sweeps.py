@@ -96,7 +96,8 @@ def sweep(cells: Sequence[Cell], *, together: int | None = None) -> Iterator[tup
 def fitting(cell: Cell, *, device: Any) -> int:
     """How many pictures like this one a call should make.
 
-    One on CPU, which several at once only slow down (docs/decisions.md has the numbers); elsewhere
+    One on CPU, where several gain little (docs/decisions.md has the numbers) and each by itself can
+    be watched; elsewhere
     as many as half of the device's memory holds, an estimate, but no more than ``MOST``.
 
     Args:

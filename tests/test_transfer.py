@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -306,6 +307,40 @@ def test_vmap_over_loss_weights(params):
     for index in range(2):
         single = jax.tree.map(lambda a, i=index: a[i], batch)
         np.testing.assert_allclose(images[index], run(params, loss_weights=single).image, atol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=str)
+def test_under_vmap_no_picture_has_kernels_of_its_own(params, optimizer):
+    """Each with a group of its own, convolutions would take several times as long."""
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    weights = np.array([1.0, 5.0, 25.0], np.float32)
+
+    def render(style, params):
+        return run(params, config, LossWeights(content=1.0, style=style))
+
+    text = jax.jit(jax.vmap(render, in_axes=(0, None))).lower(weights, params).as_text()
+    groups = [int(n) for n in re.findall(r"feature_group_count = (\d+)", text)]
+    assert groups and set(groups) == {1}
+
+
+def test_pictures_under_vmap_end_each_at_its_time(params):
+    """One that has nothing left to gain keeps its state while the others go on."""
+    config = dataclasses.replace(CONFIG, steps=12)
+
+    def render(weights):
+        return run(params, config, weights)
+
+    still = LossWeights(content=1.0, style=0.0, tv=0.0)  # the start is the photo
+    moving = LossWeights(content=1.0, style=1e3, tv=0.1)
+    both = jax.tree.map(
+        lambda *w: jnp.stack([jnp.asarray(x, jnp.float32) for x in w]), still, moving
+    )
+    results = jax.vmap(render)(both)
+    assert not np.all(results.history[-1].taken[0]) and np.all(results.history[-1].taken[1])
+    alone = render(still)
+    np.testing.assert_array_equal(results.evaluations[0], alone.evaluations)
+    np.testing.assert_array_equal(results.status[0], alone.status)
+    np.testing.assert_allclose(results.image[0], alone.image, atol=1e-6)
 
 
 GRADIENT = """
