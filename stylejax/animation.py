@@ -34,9 +34,7 @@ def check(path: str | os.PathLike[str]) -> None:
     """
     images.check_output(path, suffixes=SUFFIXES)
     if _suffix(path) == ".mp4" and importlib.util.find_spec("av") is None:
-        raise ModuleNotFoundError(
-            f'{os.fspath(path)} needs PyAV: pip install "stylejax[video]"; or name a .gif'
-        )
+        raise ModuleNotFoundError(f"{os.fspath(path)} needs PyAV: pip install av; or name a .gif")
 
 
 def save(

@@ -147,7 +147,7 @@ def save(path: str | os.PathLike[str], figure: "Figure") -> None:
 def check() -> None:
     """Raises ModuleNotFoundError where there is no matplotlib, without importing it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError('needs matplotlib: pip install "stylejax[plot]"')
+        raise ModuleNotFoundError("needs matplotlib: pip install matplotlib")
 
 
 def _scales(run: Any) -> tuple[History, ...]:

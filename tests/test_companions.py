@@ -103,7 +103,7 @@ def test_wrong_options_get_one_line(run, monkeypatch, options, message):
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        (plots, ("--plot",), '--plot needs matplotlib: pip install "stylejax[plot]"'),
+        (plots, ("--plot",), "--plot needs matplotlib: pip install matplotlib"),
         (animation, ("--animation", "a.mp4"), "--animation a.mp4 needs PyAV: pip install"),
     ],
 )
