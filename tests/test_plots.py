@@ -184,5 +184,5 @@ assert matplotlib.rcParams.copy() == before
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'needs matplotlib: pip install "stylejax\[plot'):
+    with pytest.raises(ModuleNotFoundError, match="needs matplotlib: pip install matplotlib"):
         plots.losses(BY_HAND)
