@@ -65,7 +65,7 @@ def with_work(config: Config, size: tuple[int, int], wanted: float) -> Config:
 
 def judge(params: Any, photo: np.ndarray, painting: np.ndarray) -> Any:
     """The scores of a picture, as a function of it."""
-    style = load_at(painting, style_size(painting.shape, photo.shape[:2], JUDGE))
+    style = images.resize(painting, *style_size(painting.shape, photo.shape[:2], JUDGE))
     given = LossWeights(content=1.0, style=1.0)
     targets = jax.jit(partial(make_targets, config=JUDGE))(params, photo, [style], given)
     terms = jax.jit(lambda image: evaluate(image, params, targets, given, JUDGE)[1])
@@ -76,11 +76,6 @@ def judge(params: Any, photo: np.ndarray, painting: np.ndarray) -> Any:
         return Score(style, content, grain(np.clip(image, 0, 1)))
 
     return score
-
-
-def load_at(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image at a size."""
-    return np.asarray(images.resize(image, *size))
 
 
 def render(params: Any, preset: Preset, photo: np.ndarray, painting: np.ndarray) -> Any:

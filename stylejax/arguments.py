@@ -15,6 +15,7 @@ from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.guides import check as check_guides
 from stylejax.objective import LossWeights
+from stylejax.scale import style_size
 
 
 def check(
@@ -26,8 +27,12 @@ def check(
     loss_weights: LossWeights,
     init: Any = None,
     guides: Guides | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Raises ValueError for arguments that cannot work; values are read only where concrete."""
+    """Raises ValueError for arguments that cannot work; values are read only where concrete.
+
+    Args are those of ``stylize``, and ``names``, what a message calls the masks (``guides.check``).
+    """
     vgg.check_layers(config.layers, vgg.architecture_of(params))
     if not isinstance(styles, Sequence) or (config.style_layers and not styles):
         raise ValueError("styles must be a list of one or more images, e.g. [painting]")
@@ -49,14 +54,6 @@ def check(
             f"{config.scales} scales would shrink the picture below the {least} pixels that "
             f"{deepest} needs; at {content.shape[1]}x{content.shape[0]} take at most {possible}"
         )
-    if guides is not None:
-        check_guides(
-            guides,
-            len(styles),
-            size=content.shape[:2],
-            smallest=config.sizes(*content.shape[:2])[0],
-            layers=config.style_layers,
-        )
     _check_pyramid(config, content.shape[0], content.shape[1], least, deepest)
     each = config.style_scale
     if isinstance(each, tuple) and len(each) != len(styles):
@@ -65,6 +62,19 @@ def check(
         )
     regions = 1 if guides is None else guides.number
     check_loss_weights(loss_weights, config, len(styles), regions=regions)
+    if guides is not None:
+        coarsest = config.sizes(*content.shape[:2])[0]
+        check_guides(
+            guides,
+            picture=coarsest,
+            styles=[
+                style_size(style.shape, coarsest, config, number=number)
+                for number, style in enumerate(styles)
+            ],
+            layers=config.style_layers,
+            takes=_takes(loss_weights.styles, config.style_layers, regions, len(styles)),
+            names=names,
+        )
 
 
 def _check_pyramid(config: Config, height: int, width: int, least: int, layer: str) -> None:
@@ -181,6 +191,20 @@ def _blends(given: Any, config: Config) -> dict[str, Any]:
             f"the config's style layers are {', '.join(config.style_layers)}"
         )
     return {f"loss_weights.styles[{layer!r}]": shares for layer, shares in given.items()}
+
+
+def _takes(
+    given: Any, layers: Sequence[str], regions: int, styles: int
+) -> dict[str, np.ndarray] | None:
+    """By layer ``[R, S]``, whether a region takes anything of a painting; None where traced."""
+    if any(isinstance(number, jax.core.Tracer) for number in jax.tree.leaves(given)):
+        return None
+    default = np.eye(styles) if regions == styles else np.ones(styles)
+    by_layer = given if isinstance(given, Mapping) else dict.fromkeys(layers, given)
+    return {
+        layer: np.broadcast_to(default if shares is None else shares, (regions, styles)) > 0
+        for layer, shares in by_layer.items()
+    }
 
 
 def _check_blend(name: str, given: Any, styles: int, regions: int) -> None:

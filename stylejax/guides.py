@@ -125,34 +125,35 @@ def weigh(features: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def check(
     guides: Guides,
-    styles: int,
     *,
-    size: tuple[int, int],
-    smallest: tuple[int, int],
+    picture: tuple[int, int],
+    styles: Sequence[tuple[int, int]],
     layers: Sequence[str],
+    takes: Mapping[str, np.ndarray] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Raises ValueError for masks that cannot work; values are read only where concrete.
 
     Args:
       guides: the masks.
-      styles: number of paintings.
-      size: height and width of the picture.
-      smallest: its height and width at the coarsest scale.
+      picture: height and width of the picture at the coarsest scale.
+      styles: those of each painting there.
       layers: where style is compared.
-      names: what to call each mask: ``regions`` and ``styles``, one name each; None names the
-        fields.
+      takes: by layer ``[R, S]``, whether a region takes anything of a painting; None where that is
+        traced.
+      names: what to call the masks: ``regions`` and ``styles``, one name each, and ``content``;
+        None names the fields.
     """
     count = guides.number
     called = {
         "regions": [f"guides.regions[..., {r}]" for r in range(count)],
-        "styles": [f"guides.styles[{s}]" for s in range(styles)],
+        "styles": [f"guides.styles[{s}]" for s in range(len(styles))],
         "content": ["guides.content"],
         **(names or {}),
     }
-    if guides.styles is not None and len(guides.styles) != styles:
+    if guides.styles is not None and len(guides.styles) != len(styles):
         raise ValueError(
-            f"guides.styles has {len(guides.styles)} masks for {styles} paintings; "
+            f"guides.styles has {len(guides.styles)} masks for {len(styles)} paintings; "
             "give one each, None for a whole painting"
         )
     if guides.regions is not None:
@@ -162,21 +163,23 @@ def check(
             _check_mask(name, part, 3, count)
     if guides.content is not None:
         _check_mask(called["content"][0], guides.content, 2, count)
-    if guides.regions is None or isinstance(guides.regions, jax.core.Tracer):
-        return
-    regions = np.asarray(guides.regions)
-    _check_overlap(regions, called["regions"])
-    for layer in sorted(layers, key=vgg.stride):
-        shape = [max(1, side // vgg.stride(layer)) for side in smallest]
-        for region, name in enumerate(called["regions"]):
-            if not _left(regions[:, :, region], shape):
-                raise ValueError(
-                    f"{name} vanishes at {layer}, which has {shape[1]}x{shape[0]} positions for a "
-                    f"picture of {smallest[1]}x{smallest[0]}: none of them lies in it "
-                    "by a quarter; make the region larger, let the "
-                    "coarsest scale (smallest) be larger, or "
-                    "leave the layer out"
-                )
+    if (regions := _read(guides.regions)) is not None:
+        _check_overlap(regions, called["regions"])
+        for layer in sorted(layers, key=vgg.stride):
+            for region, name in enumerate(called["regions"]):
+                _check_left(name, regions[:, :, region], layer, picture, "picture")
+    for style, given in enumerate(guides.styles or ()):
+        if takes is None or (part := _read(given)) is None:
+            continue
+        for layer in sorted(layers, key=vgg.stride):
+            for region in np.flatnonzero(takes[layer][:, style]).tolist():
+                name = f"{called['styles'][style]}, as {called['regions'][region]} takes it,"
+                _check_left(name, part[:, :, region], layer, styles[style], "painting")
+
+
+def _read(mask: Array | None) -> np.ndarray | None:
+    """The values of a mask that is there and concrete."""
+    return None if mask is None or isinstance(mask, jax.core.Tracer) else np.asarray(mask)
 
 
 def _check_mask(name: str, mask: Any, axes: int, count: int) -> None:
@@ -186,9 +189,8 @@ def _check_mask(name: str, mask: Any, axes: int, count: int) -> None:
         raise ValueError(f"{name} must be an array {wanted}, got {shape or type(mask)}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} is {dtype}; give floats in [0, 1], e.g. array / 255.0")
-    if isinstance(mask, jax.core.Tracer):
+    if (values := _read(mask)) is None:
         return
-    values = np.asarray(mask)
     low, high = float(values.min()), float(values.max())
     if not (low >= -1e-6 and high <= 1 + 1e-6):  # False for NaN too
         raise ValueError(f"{name} ranges over [{low:g}, {high:g}]; a mask is in [0, 1]")
@@ -207,8 +209,18 @@ def _check_overlap(regions: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
+def _check_left(name: str, mask: np.ndarray, layer: str, size: tuple[int, int], whose: str) -> None:
+    """That some position of a layer lies in a region by a quarter of what its pixels do."""
+    height, width = (max(1, side // vgg.stride(layer)) for side in size)
+    if not _left(mask, (height, width)):
+        raise ValueError(
+            f"{name} vanishes at {layer}, which has {width}x{height} positions for a {whose} of "
+            f"{size[1]}x{size[0]}: none of them lies in it by a quarter; make the region larger, "
+            "let the coarsest scale (smallest) be larger, or leave the layer out"
+        )
+
+
 def _left(mask: np.ndarray, shape: Sequence[int]) -> bool:
-    """Whether some position of a layer lies in a region by a quarter of what its pixels do."""
     edges = [
         np.linspace(0, n, k + 1).astype(int)[:-1] for n, k in zip(mask.shape, shape, strict=True)
     ]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from stylejax import arguments, companions, guides, images, masks, options, scale, vgg, weights
+from stylejax import arguments, companions, images, masks, options, scale, vgg, weights
 from stylejax.config import Config
 from stylejax.presets import Preset, folds, prepare
 
@@ -60,8 +60,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
     once = partial(_once, {} if kept is None else kept)
-    nearest = preset.config.nearest
-    seen = (given["photo"], given["size"], nearest(1))
+    seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
     loaded = [once(images.load, path).image for path in given["paintings"]]
     beside = (photo.size, preset.config.style_scale, preset.config.style_layers)
@@ -73,14 +72,6 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     marked = _marked(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
     if marked is not None:
         preset = options.in_regions(preset, given, marked)
-        guides.check(
-            marked.guides,
-            len(styles),
-            size=photo.size,
-            smallest=preset.config.sizes(*photo.size)[0],
-            layers=preset.config.style_layers,
-            names=marked.names,
-        )
     check = partial(
         arguments.check,
         content=content,
@@ -89,6 +80,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
         loss_weights=preset.loss_weights,
         init=init,
         guides=marked.guides if marked else None,
+        names=marked.names if marked else None,
     )
     with options.naming():
         check(_unloaded())

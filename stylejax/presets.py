@@ -4,6 +4,7 @@ docs/presets.md has a row for each program and term: its formula, its default, a
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -134,20 +135,13 @@ NEURAL_STYLE = Preset(
 
 # ProGamerGov's port, github.com/ProGamerGov/neural-style-pt at 7251405: other pixels, another
 # rounding of the pooling, another total variation.
-_PT_START = Blank(tuple(c / 255 for c in MEAN_COLOUR), 1e-3 / 255)  # type: ignore[arg-type]
 NEURAL_STYLE_PT = Preset(
-    config=Config(
-        content_loss=losses.content_loss_mean_square,
-        style_statistic=statistics.MEAN_GRAM,
+    config=replace(
+        NEURAL_STYLE.config,
         total_variation=_neural_style_pt_variation,
         pool=layers.max_pool,
-        padding="zero",
-        optimizer=Lbfgs(memory=100, line_search=False),
         canvas=levels(255.0),
-        steps=1000,
-        scales=1,
-        noise=1.0,
-        blank=_PT_START,
+        blank=Blank(tuple(c / 255 for c in MEAN_COLOUR), 1e-3 / 255),  # type: ignore[arg-type]
     ),
     loss_weights=NEURAL_STYLE.loss_weights,
     normalised=False,

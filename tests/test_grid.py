@@ -168,6 +168,19 @@ def test_files_as_values_are_read_once(run, monkeypatch):
     assert "photo photo.png, painting other.png" in said
 
 
+def test_regions_are_those_of_single_runs(run, tmp_path):
+    mask = np.zeros((20, 28, 3))
+    mask[:, :14] = 1
+    images.save(tmp_path / "left.png", mask)
+    status, said, _ = run('--mask left.png --vary "region-weights=0.5 | 2" --keep kept')
+    assert status == 0, said
+    first, second = (images.load(tmp_path / "kept" / f"{n}.png").image for n in ("1-1", "1-2"))
+    assert np.abs(first - second).max() > 0
+    line = f"photo.png painting.png -o alone.png {SHARED} --mask left.png --region-weights 2"
+    assert cli.main(shlex.split(line)) == 0
+    np.testing.assert_allclose(images.load("alone.png").image, second, atol=1 / 255)
+
+
 def test_one_option_makes_one_row(run, tmp_path):
     status, said, sheet = run("--vary style-weight=5,50,500 -q", out="sheet.jpg")
     assert (status, said) == (0, "")

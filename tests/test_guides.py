@@ -243,6 +243,16 @@ CORNER[0, 9] = 1
 BAD = {
     "overlapping": (Guides(np.clip(HALF + 0.3, 0, 1)), {}, ["regions", "overlap", "1.3", "limit"]),
     "vanishing": (Guides(CORNER), {}, ["vanishes at relu2_1", "5x6 positions", "10x13"]),
+    "a part that a region takes and has not": (
+        Guides(HALF, [None, HALF * (1.0, 0.0)]),
+        {},
+        ["styles[1], as guides.regions[..., 1] takes it, vanishes at relu1_1", "painting of"],
+    ),
+    "a part of one pixel": (
+        Guides(styles=[None, CORNER]),
+        {"styles": (1.0, 1.0)},
+        ["styles[1]", "vanishes at relu2_1"],
+    ),
     "another number of parts": (Guides(HALF, [None]), {}, ["1 masks for 2 paintings"]),
     "a part of other regions": (
         Guides(HALF, [None, np.ones((4, 4, 3), np.float32)]),
@@ -288,6 +298,14 @@ def test_one_line_for_masks_that_cannot_work(tiny, pictures, fault):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_what_no_region_takes_may_vanish(tiny, pictures):
+    """A painting whose share is 0 in a region has nothing to show there."""
+    _, photo, *paintings = pictures
+    parts = [None, HALF * (1.0, 0.0)]
+    weights = LossWeights(styles=((1.0, 1.0), (1.0, 0.0)))
+    check(tiny, photo, paintings, config=CONFIG, loss_weights=weights, guides=Guides(HALF, parts))
 
 
 def test_a_blend_must_name_every_style_layer(tiny, pictures):

@@ -47,6 +47,22 @@ def run(folder, tmp_path, capsys):
     return run
 
 
+def test_a_texture_is_drawn_by_a_map(run, folder):
+    """A doodle without a photo: the map's colours say where what of the painting goes."""
+    colours = np.array([[1.0, 0, 0], [0, 0, 1.0]])
+    images.save(folder / "map.png", colours[np.arange(48)[None] // 24 * np.ones((32, 1), int)])
+    images.save(folder / "its.png", colours[np.arange(40)[None] // 20 * np.ones((48, 1), int)])
+    words = ("--labels", folder / "map.png", "--style-labels", folder / "its.png", "--record")
+    status, said, output = run("texture", "--size", "48x32", *words)
+    assert status == 0, said
+    assert images.load(output).image.shape == (32, 48, 3)
+    written = json.loads(output.with_suffix(".json").read_text())
+    assert [i["file"] for i in written["inputs"]] == ["painting.png", "map.png", "its.png"]
+    assert written["loss_weights"]["styles"] == [[1], [1]]
+    status, said, _ = run("texture", "--size", "48x32", "--content-mask", folder / "map.png")
+    assert status == 2 and "--content-mask" in said
+
+
 def test_a_texture_has_any_size(run, folder):
     status, said, output = run("texture", "--size", "40x24", "--record")
     assert status == 0, said
