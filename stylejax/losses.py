@@ -7,42 +7,70 @@ and Bethge, "A Neural Algorithm of Artistic Style", 2015. The losses of style ar
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
-    """``1/2 sum_ij (F_ij - P_ij)^2`` (eq. 1)."""
-    return jnp.sum(jnp.square(features - target)) / 2
+class ContentLoss(NamedTuple):
+    """A loss of content: what follows from three sums over positions and channels.
 
+    Called with features and their target, ``[h, w, c]`` both, it is the loss, scalar. Sums of parts
+    of a picture add up, so that it need not be in memory as a whole.
 
-def content_loss_per_element(features: jax.Array, target: jax.Array) -> jax.Array:
-    """Eq. 1 divided by the number of features, ``N M``.
-
-    Not the paper's: eq. 1 grows with the number of pixels while eq. 4 does not, so with eq. 1 one
-    pair of weights gives another picture at another size; with this it does not.
+    Attributes:
+      distance: ``(error, energy, count) -> scalar``, of ``sum_ij (F_ij - P_ij)^2``,
+        ``sum_ij P_ij^2`` and the number of features, ``N M``.
+      name: how a record names it.
     """
-    return content_loss(features, target) / features.size
+
+    distance: Callable[[jax.Array, jax.Array, int], jax.Array]
+    name: str = "own"
+
+    def __call__(self, features: jax.Array, target: jax.Array) -> jax.Array:
+        """The loss of features against their target."""
+        error, energy = jnp.sum(jnp.square(features - target)), jnp.sum(jnp.square(target))
+        return self.distance(error, energy, features.size)
 
 
-def content_loss_mean_square(features: jax.Array, target: jax.Array) -> jax.Array:
-    """``1 / (N M) sum_ij (F_ij - P_ij)^2``, the form of most programs: twice the one before."""
-    return 2 * content_loss_per_element(features, target)
+def _half(error: jax.Array, energy: jax.Array, count: int) -> jax.Array:
+    return error / 2
 
 
-def content_loss_sum_of_squares(features: jax.Array, target: jax.Array) -> jax.Array:
-    """``sum_ij (F_ij - P_ij)^2``, Keras' form: twice eq. 1."""
-    return 2 * content_loss(features, target)
+def _half_per_element(error: jax.Array, energy: jax.Array, count: int) -> jax.Array:
+    return error / 2 / count
 
 
-def content_loss_relative(features: jax.Array, target: jax.Array) -> jax.Array:
-    """``sum_ij (F_ij - P_ij)^2 / sum_ij P_ij^2``: the content's error relative to its size.
+def _mean(error: jax.Array, energy: jax.Array, count: int) -> jax.Array:
+    return error / count
 
-    Not the paper's: a number without a unit, the same for every picture size, layer and network.
-    """
-    return 2 * content_loss(features, target) / at_least_tiny(jnp.sum(jnp.square(target)))
+
+def _sum(error: jax.Array, energy: jax.Array, count: int) -> jax.Array:
+    return error
+
+
+def _relative(error: jax.Array, energy: jax.Array, count: int) -> jax.Array:
+    return error / at_least_tiny(energy)
+
+
+# 1/2 sum_ij (F_ij - P_ij)^2 (eq. 1).
+content_loss = ContentLoss(_half, name="content_loss")
+
+# Eq. 1 divided by the number of features, N M. Not the paper's: eq. 1 grows with the number of
+# pixels while eq. 4 does not, so with eq. 1 one pair of weights gives another picture at another
+# size; with this it does not.
+content_loss_per_element = ContentLoss(_half_per_element, name="content_loss_per_element")
+
+# 1 / (N M) sum_ij (F_ij - P_ij)^2, the form of most programs: twice the one before.
+content_loss_mean_square = ContentLoss(_mean, name="content_loss_mean_square")
+
+# sum_ij (F_ij - P_ij)^2, Keras' form: twice eq. 1.
+content_loss_sum_of_squares = ContentLoss(_sum, name="content_loss_sum_of_squares")
+
+# sum_ij (F_ij - P_ij)^2 / sum_ij P_ij^2: the content's error relative to its size. Not the paper's:
+# a number without a unit, the same for every picture size, layer and network.
+content_loss_relative = ContentLoss(_relative, name="content_loss_relative")
 
 
 def at_least_tiny(square: jax.Array) -> jax.Array:

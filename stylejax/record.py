@@ -14,6 +14,7 @@ import numpy as np
 
 import stylejax
 from stylejax.files import replacing
+from stylejax.losses import ContentLoss
 from stylejax.optimizers import Status
 from stylejax.statistics import Statistic
 from stylejax.transfer import History, Progress
@@ -38,7 +39,7 @@ def plain(value: Any) -> Any:
 
     Non-finite numbers become text.
     """
-    if isinstance(value, Statistic):
+    if isinstance(value, Statistic | ContentLoss):
         return value.name
     if hasattr(value, "__dataclass_fields__"):
         fields = {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}

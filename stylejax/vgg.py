@@ -212,6 +212,18 @@ class Convolution(nn.Module):
         return out + bias[None, None]
 
 
+def convolution(padding: Padding, *, first: bool) -> Callable[..., jax.Array]:
+    """What a padding makes of a convolution, the network's first or another."""
+    if padding == "circular":
+        return convolve_circular
+    return convolve_replicating if replicates(padding, first=first) else convolve
+
+
+def replicates(padding: Padding, *, first: bool) -> bool:
+    """Whether the border is repeated at a convolution, the network's first or another."""
+    return padding == "replicate-all" or (padding == "replicate" and first)
+
+
 class Tap(nn.Module):
     """The linear map from a distilled network's features to the larger network's."""
 
@@ -241,7 +253,7 @@ class VGG(nn.Module):
         for block, depth, width in _blocks(self.architecture):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
-                operation = self._convolution(first=place == "1_1")
+                operation = convolution(self.padding, first=place == "1_1")
                 x = Convolution(width, operation, self.precision, name=f"conv{place}")(x)
                 features[f"conv{place}"] = x
                 x = features[f"relu{place}"] = rectify(x)
@@ -251,13 +263,6 @@ class VGG(nn.Module):
             if wanted <= features.keys():
                 break
         return self._leaving(features, layers)
-
-    def _convolution(self, *, first: bool) -> Callable[..., jax.Array]:
-        """What the padding makes of a convolution."""
-        if self.padding == "circular":
-            return convolve_circular
-        replicates = self.padding == "replicate-all" or (self.padding == "replicate" and first)
-        return convolve_replicating if replicates else convolve
 
     def _leaving(
         self, features: Mapping[str, jax.Array], layers: Sequence[str]

@@ -15,19 +15,32 @@ from stylejax.statistics.statistic import Statistic, per_position, weighted_mean
 
 
 @jax.custom_vjp
-def gram(features: jax.Array) -> jax.Array:
-    """``G_ij = sum_k F_ik F_jk`` (eq. 3): ``[h, w, c]`` to ``[c, c]``, not normalised."""
-    flat = features.reshape(-1, features.shape[-1])
-    return jnp.matmul(flat.T, flat, precision="highest")
+def gram(features: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """``G_ij = sum_k F_ik F_jk`` (eq. 3): ``[h, w, c]`` to ``[c, c]``, not normalised.
+
+    With a weight ``[h, w]``, ``sum_k t_k F_ik F_jk``.
+    """
+    weighted = features if weight is None else features * weight[:, :, None]
+    channels = features.shape[-1]
+    flat = features.reshape(-1, channels)
+    return jnp.matmul(weighted.reshape(-1, channels).T, flat, precision="highest")
 
 
-def _gram_forward(features: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gram(features), features
+def _gram_forward(
+    features: jax.Array, weight: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None]]:
+    return gram(features, weight), (features, weight)
 
 
-def _gram_backward(features: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+def _gram_backward(
+    saved: tuple[jax.Array, jax.Array | None], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
     # One product where the derived rule has two, F D + F D^T.
-    return (jnp.matmul(features, cotangent + cotangent.T, precision="highest"),)
+    features, weight = saved
+    pulled = jnp.matmul(features, cotangent + cotangent.T, precision="highest")
+    if weight is None:
+        return pulled, None
+    return pulled * weight[:, :, None], jnp.sum(features * pulled, axis=-1) / 2
 
 
 gram.defvjp(_gram_forward, _gram_backward)
@@ -51,10 +64,7 @@ def gram_sums(features: jax.Array, weight: jax.Array | None = None) -> GramSums:
     if weight is None:
         positions = features.shape[0] * features.shape[1]
         return GramSums(gram(features), jnp.asarray(positions, features.dtype))
-    channels = features.shape[-1]
-    weighted = (features * weight[:, :, None]).reshape(-1, channels)
-    product = jnp.matmul(weighted.T, features.reshape(-1, channels), precision="highest")
-    return GramSums(product, jnp.sum(weight))
+    return GramSums(gram(features, weight), jnp.sum(weight))
 
 
 def gram_distance(sums: GramSums, target: GramSums) -> jax.Array:

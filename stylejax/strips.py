@@ -1,0 +1,327 @@
+"""A picture's features strip by strip: exactly those of the whole, in the memory of a part.
+
+A strip is some whole rows of the image. What a convolution needs of the strip before it, two rows,
+is kept, so nothing is computed twice and strips need no border of their neighbours. A feature can
+be computed when the row below it is there: features come out later than the image goes in, by a
+row for each convolution, and strips below the image bring out the last ones. The rows before the
+first and after the last are what the padding says, at every convolution.
+
+Sums over positions are carried from strip to strip. Their gradient runs through the strips from
+the last to the first, and hands the kept rows' cotangents from each to the one before it. For it
+the activations of the first blocks, the largest, are computed again, strip by strip; those of the
+later ones may be kept.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from stylejax import vgg
+from stylejax.layers import Precision, rectify
+
+# (layer, features [r, w, c], counted [r, w], given) -> (sums, kept): ``counted`` is 1 where a row
+# belongs to the image and 0 elsewhere, ``given`` what came for this strip of this layer.
+Look = Callable[[str, jax.Array, jax.Array, Any], tuple[Any, Any]]
+
+
+class Network(NamedTuple):
+    """How the network sees an image; the fields are those of ``vgg.features``."""
+
+    pool: vgg.Pool
+    padding: vgg.Padding
+    precision: Precision
+
+
+class Stage(NamedTuple):
+    """How a layer's features come out of the strips.
+
+    Strip number ``i`` brings rows from ``i * rows - delay`` on, where row ``margin`` is the first
+    of the image's ``counted`` ones.
+
+    Attributes:
+      size: height and width of the features, with what is repeated around the image.
+      channels: of the features.
+      rows: of each strip.
+      delay: rows by which the layer lags behind the image.
+      margin: rows of what is repeated above the image.
+      counted: rows of the image's own.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    rows: int
+    delay: int
+    margin: int
+    counted: int
+
+    def first(self, strip: jax.Array | int) -> jax.Array | int:
+        """The number of the first row that a strip brings."""
+        return strip * self.rows - self.delay
+
+
+class Cut(NamedTuple):
+    """How an image is cut.
+
+    Attributes:
+      number: of strips.
+      stages: by layer, every one up to the deepest that is looked at; and ``"input"``.
+    """
+
+    number: int
+    stages: dict[str, Stage]
+
+
+def cut(
+    params: vgg.Params, size: tuple[int, int], layers: Sequence[str], rows: int, network: Network
+) -> Cut:
+    """How an image of ``size`` is cut into strips of ``rows`` rows.
+
+    Args:
+      params: the network's arrays.
+      size: height and width.
+      layers: that are looked at.
+      rows: of the image in a strip; a multiple of ``vgg.minimum_size(layers)``.
+      network: how it sees the image.
+
+    Raises:
+      ValueError: for rows that are no such multiple, and for a height of a circular image that is
+        none: the pattern would lose its period.
+    """
+    least = vgg.minimum_size(layers)
+    if rows % least or rows < least:
+        raise ValueError(f"strips of {rows} rows: they must be a multiple of {least}")
+    if network.padding == "circular" and size[0] % least:
+        raise ValueError(
+            f"a circular image in strips is {size[0]} high; it must be a multiple of {least}"
+        )
+    margin = 0
+    if network.padding == "circular":  # as far as the deepest layer sees, whole strides of it
+        last = list(_stages(params, size, layers, rows, 0, network.pool).values())[-1]
+        margin = (last.delay + 1) * least
+    stages = _stages(params, size, layers, rows, margin, network.pool)
+    wanted = [stages[layer] for layer in layers]
+    number = max(-(-(s.margin + s.counted + s.delay) // s.rows) for s in wanted)
+    return Cut(number, stages)
+
+
+def _stages(
+    params: vgg.Params,
+    size: tuple[int, int],
+    layers: Sequence[str],
+    rows: int,
+    margin: int,
+    pool: vgg.Pool,
+) -> dict[str, Stage]:
+    height = size[0] + 2 * margin
+    stage = Stage((height, size[1]), 3, rows, delay=0, margin=margin, counted=size[0])
+    stages = {"input": stage}
+    for layer in _walk(params, layers):
+        delay, rows, channels = stage.delay, stage.rows, stage.channels
+        if layer.startswith("conv"):
+            delay, channels = delay + 1, params[layer]["bias"].shape[0]
+        elif layer.startswith("pool"):
+            delay, rows = -(-delay // 2), rows // 2
+        stage = Stage(
+            vgg.feature_size((height, size[1]), layer, pool),
+            channels,
+            rows,
+            delay,
+            margin=margin // vgg.stride(layer),
+            counted=vgg.feature_size(size, layer, pool)[0],
+        )
+        stages[layer] = stage
+    return stages
+
+
+def _walk(params: vgg.Params, layers: Sequence[str]) -> tuple[str, ...]:
+    """Every layer from the first to the deepest that is looked at."""
+    architecture = vgg.architecture_of(params)
+    vgg.check_layers(layers, architecture)
+    order = vgg.layer_names(architecture._replace(taps=()))
+    return order[: max(map(order.index, layers)) + 1]
+
+
+def arrange(x: jax.Array, stage: Stage, number: int) -> jax.Array:
+    """An array ``[h, ...]`` beside a layer's features as the strips bring these.
+
+    Returns:
+      ``[number, rows, ...]``, zeros where there is no feature of the image.
+    """
+    above = stage.delay + stage.margin
+    below = number * stage.rows - above - x.shape[0]
+    x = jnp.pad(x[: x.shape[0] + min(below, 0)], [(above, max(below, 0))] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(number, stage.rows, *x.shape[1:])
+
+
+def fold(
+    params: vgg.Params,
+    image: jax.Array,
+    cut: Cut,
+    look: Look,
+    given: Mapping[str, Any],
+    *,
+    network: Network,
+    recompute: int | None = None,
+) -> dict[str, tuple[Any, Any]]:
+    """Looks at an image's features strip by strip.
+
+    Args:
+      params: the network's arrays.
+      image: ``[H, W, 3]``.
+      cut: of ``cut``.
+      look: what to make of a strip of a layer's features: sums, which are added up, and what is
+        to be kept of it; both pytrees of arrays.
+      given: by layer that is looked at, a pytree of arrays ``[number, ...]``, see ``arrange``.
+      network: how it sees the image.
+      recompute: of so many blocks activations are computed again for the gradient; None is all.
+
+    Returns:
+      By layer the sums over all strips, and what was kept, ``[number, ...]``.
+    """
+    names = list(cut.stages)[1:]
+    blocks = vgg.block_of(names[-1]) if recompute is None else recompute
+    first = [name for name in names if vgg.block_of(name) <= blocks]
+    shared = (params, cut, look, network)
+    through = jax.checkpoint(partial(_through, *shared, first), prevent_cse=False)
+
+    def strip(carry: Any, brought: Any) -> tuple[Any, Any]:
+        buffers, sums = carry
+        rows, index, given = brought
+        x, early, seen = through(rows, buffers, index, given)
+        _, late, more = _through(*shared, names[len(first) :], x, buffers, index, given)
+        seen |= more
+        sums = {layer: jax.tree.map(jnp.add, sums[layer], seen[layer][0]) for layer in seen}
+        return (early | late, sums), {layer: kept for layer, (_, kept) in seen.items()}
+
+    stage, number = cut.stages["input"], cut.number
+    xs = (_rows(image, stage, number), jnp.arange(number), dict(given))
+    buffers = _buffers(cut, image.dtype)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    shapes = jax.eval_shape(partial(_through, *shared, names), one[0], buffers, *one[1:])[2]
+    zeros = {
+        layer: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
+        for layer, (sums, _) in shapes.items()
+    }
+    (_, sums), kept = jax.lax.scan(strip, (buffers, zeros), xs)
+    return {layer: (sums[layer], kept[layer]) for layer in sums}
+
+
+def _rows(image: jax.Array, stage: Stage, number: int) -> jax.Array:
+    """The image, and what is around it, as strips ``[number, rows, W, 3]``."""
+    if stage.margin:
+        image = jnp.pad(image, ((stage.margin, stage.margin), (0, 0), (0, 0)), "wrap")
+    return arrange(image, stage._replace(margin=0), number)
+
+
+def _buffers(cut: Cut, dtype: Any) -> dict[str, jax.Array]:
+    """The rows that layers keep of the strip before, at the start."""
+    buffers = {}
+    for before, layer in _steps(cut):
+        lines = 2 if layer.startswith("conv") else before.delay % 2 * layer.startswith("pool")
+        if lines:
+            buffers[layer] = jnp.zeros((lines, before.size[1], before.channels), dtype)
+    return buffers
+
+
+def _steps(cut: Cut) -> list[tuple[Stage, str]]:
+    """Every layer with the stage that it takes in."""
+    return list(zip(cut.stages.values(), list(cut.stages)[1:], strict=False))
+
+
+def _through(
+    params: vgg.Params,
+    cut: Cut,
+    look: Look,
+    network: Network,
+    layers: Sequence[str],
+    x: jax.Array,
+    buffers: Mapping[str, jax.Array],
+    strip: jax.Array,
+    given: Mapping[str, Any],
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, tuple[Any, Any]]]:
+    """One strip through some layers: what comes out, the rows kept, and what was seen."""
+    kept, seen = {}, {}
+    before = {layer: stage for stage, layer in _steps(cut)}
+    for layer in layers:
+        if layer == "conv1_1":
+            x = vgg.Preprocessing().apply({"params": params["input"]}, x)
+        if layer.startswith("relu"):
+            x = rectify(x)
+        else:
+            step = _pool if layer.startswith("pool") else _convolve
+            x, rows = step(params, layer, before[layer], network, x, buffers.get(layer), strip)
+            if rows is not None:
+                kept[layer] = rows
+        if layer in given:
+            stage = cut.stages[layer]
+            features = _leaving(params, layer, x)
+            row = stage.first(strip) + jnp.arange(stage.rows) - stage.margin
+            counted = ((row >= 0) & (row < stage.counted)).astype(x.dtype)
+            counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
+            seen[layer] = look(layer, features, counted, given[layer])
+    return x, kept, seen
+
+
+def _leaving(params: vgg.Params, layer: str, x: jax.Array) -> jax.Array:
+    """Through the layer's tap, where it has one."""
+    if layer.startswith("conv") or layer not in params:
+        return x
+    width = params[layer]["kernel"].shape[1]
+    return vgg.Tap(width).apply({"params": params[layer]}, x)
+
+
+def _convolve(
+    params: vgg.Params,
+    layer: str,
+    stage: Stage,
+    network: Network,
+    x: jax.Array,
+    above: jax.Array | None,
+    strip: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+    assert above is not None
+    x = jnp.concatenate([above, x])
+    first = layer == "conv1_1"
+    edges = vgg.replicates(network.padding, first=first)
+    within = _bordered(x, stage.first(strip) - 2, stage.size[0], repeat=edges)
+    operation = vgg.convolution(network.padding, first=first)
+    module = vgg.Convolution(params[layer]["bias"].shape[0], operation, network.precision)
+    return module.apply({"params": params[layer]}, within)[1:-1], x[-2:]
+
+
+def _pool(
+    params: vgg.Params,
+    layer: str,
+    stage: Stage,
+    network: Network,
+    x: jax.Array,
+    above: jax.Array | None,
+    strip: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Pairs of rows begin at even ones; a stage that is late by an odd number waits for one more.
+
+    Where the pooling rounds up, the last row of an odd number is paired with itself.
+    """
+    first, last = stage.first(strip), None
+    if above is not None:
+        x, last, first = jnp.concatenate([above, x[:-1]]), x[-1:], first - 1
+    return network.pool(_bordered(x, first, stage.size[0], repeat=True)), last
+
+
+def _bordered(x: jax.Array, first: jax.Array, height: int, *, repeat: bool) -> jax.Array:
+    """Rows ``[first, first + r)``, those outside ``[0, height)`` made its border's.
+
+    The row next to the border may be wrong for those further outside, which nobody looks at.
+    """
+    row = first + jnp.arange(x.shape[0])
+    top, bottom = (row < 0)[:, None, None], (row >= height)[:, None, None]
+    if not repeat:
+        return jnp.where(top | bottom, 0, x)
+
+    def at(place: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, jnp.clip(place - first, 0, x.shape[0] - 1), 1)
+
+    return jnp.where(top, at(jnp.asarray(0)), jnp.where(bottom, at(jnp.asarray(height - 1)), x))
