@@ -17,6 +17,7 @@ from stylejax.colour import Colour
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
 
+ContentLoss = losses.ContentLoss | Callable[[jax.Array, jax.Array], jax.Array]
 Precision = Literal["highest", "high", "default"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
@@ -73,11 +74,16 @@ class Config:
         see ``Adam.carry``; L-BFGS remembers one size only.
       photorealism: whether the objective has the matting loss, see ``matting``; how much of it is
         ``LossWeights.photorealism``.
+      strip: side of a square with as many pixels as are in memory at a time, with their
+        activations, see ``strips``; scales with no more pixels are evaluated as a whole, as all are
+        for None. The picture is the same; losses must be sums over positions.
+      recompute: in strips, of so many blocks activations are computed again for the gradient; None
+        is all, 0 keeps all of the whole picture.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
     style_layers: tuple[str, ...] = STYLE_LAYERS
-    content_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.content_loss_relative
+    content_loss: ContentLoss = losses.content_loss_relative
     style_statistic: Statistic | tuple[tuple[str, Statistic], ...] = RELATIVE_GRAM
     total_variation: Callable[[jax.Array], jax.Array] = losses.total_variation
     normalise_gradients: bool = False
@@ -100,6 +106,8 @@ class Config:
     colour: Colour | None = None
     carry: bool = False
     photorealism: bool = False
+    strip: int | None = None
+    recompute: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -131,6 +139,7 @@ class Config:
                 raise ValueError(f"{name} is {value!r}; name each layer once")
         self._check_statistics()
         self._check_optimizer()
+        self._check_strips()
         if not (self.content_layers or self.style_layers or self.dream_layers):
             raise ValueError("no content_layers and no style_layers: nothing to optimise")
 
@@ -170,6 +179,27 @@ class Config:
         if self.carry and not hasattr(optimizer, "carry"):
             raise ValueError(
                 f"carry takes Adam: what {type(optimizer).__name__} remembers belongs to one size"
+            )
+
+    def _check_strips(self) -> None:
+        for name, least in (("strip", vgg.minimum_size(self.layers)), ("recompute", 0)):
+            value = getattr(self, name)
+            if value is not None and not (float(value).is_integer() and value >= least):
+                raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
+        if self.strip is None:
+            return
+        for layer, statistic in self.statistics.items():
+            if not statistic.additive:
+                raise ValueError(
+                    f"strip needs statistics that are sums over positions; {statistic.name} at "
+                    f"{layer} is not: take gram, covariance, mean-std or wasserstein, or no strips"
+                )
+        if not isinstance(self.content_loss, losses.ContentLoss):
+            raise ValueError("strip needs a content_loss of sums: make it a losses.ContentLoss")
+        if self.normalise_gradients:
+            raise ValueError(
+                "strip does not go with normalise_gradients, whose norms are of whole layers; "
+                "leave one of them out"
             )
 
     def _check_statistics(self) -> None:
@@ -227,6 +257,17 @@ class Config:
         16
         """
         return vgg.minimum_size(self.layers) if self.padding == "circular" else 1
+
+    def strip_rows(self, height: int, width: int) -> int | None:
+        """Rows of an image of this size in a strip; None where it is evaluated as a whole.
+
+        >>> Config(strip=512).strip_rows(512, 512), Config(strip=512).strip_rows(3072, 4096)
+        (None, 64)
+        """
+        if self.strip is None or height * width <= self.strip**2:
+            return None
+        least = vgg.minimum_size(self.layers)
+        return max(1, self.strip**2 // width // least) * least
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Heights and widths from the coarsest scale to ``(height, width)`` itself.

@@ -180,7 +180,12 @@ def dream_loss(features: jax.Array, photo: jax.Array) -> jax.Array:
       features: ``[h, w, c]`` of the picture, with ``f = activity(features)``.
       photo: ``p``, the activity of the photo, scalar.
     """
-    return 2 * photo / at_least_tiny(photo + activity(features))
+    return dream_distance(activity(features), photo)
+
+
+def dream_distance(picture: jax.Array, photo: jax.Array) -> jax.Array:
+    """``dream_loss`` of the picture's activity, scalar."""
+    return 2 * photo / at_least_tiny(photo + picture)
 
 
 # Gradients of a length of their own

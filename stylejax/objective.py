@@ -6,75 +6,36 @@
 sum of theirs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, matting, vgg
+from stylejax import losses, matting, strips, vgg
+from stylejax.coefficients import DEFAULT_WEIGHTS, LossWeights, Number, layer_weights
 from stylejax.config import Config
-from stylejax.guides import Carried, Guides, carry, fitted, weigh
+from stylejax.guides import Carried, weigh
 from stylejax.statistics import Statistic
+from stylejax.targets import (
+    Targets,
+    cut_of,
+    features_number,
+    make_targets,
+    network,
+    network_features,
+    summarised,
+)
 
-Number = float | jax.Array
-Shares = Sequence[Number] | Sequence[Sequence[Number]] | jax.Array
-
-
-class LossWeights(NamedTuple):
-    """The coefficients of the objective: traced numbers, changing one never recompiles.
-
-    Attributes:
-      content: the paper's alpha.
-      style: the paper's beta.
-      tv: of the total variation, which the paper does not have.
-      content_layers: weight of each content layer by name; None gives each the same share of 1.
-      style_layers: the paper's ``w_l`` by name; None gives each the same share of 1.
-      styles: ``[S]``, how much of each of S paintings, shares of their sum; or ``[R, S]``, a row
-        for each of R regions; or one of these for every style layer by name: large shapes of one
-        painting, grain of another. None blends equally, but gives each region a painting of its
-        own where there are as many of both.
-      regions: ``[R]``, how strongly style pulls in each region; None is 1 for each.
-      dream: of ``losses.dream_loss`` at the config's ``dream_layers``, which the paper does not
-        have; None is 0.
-      photorealism: of ``matting.matting_loss``; needs ``Config(photorealism=True)``; None
-        is 0.
-    """
-
-    content: Number = 1.0
-    style: Number = 1.0
-    tv: Number = 0.0
-    content_layers: Mapping[str, Number] | None = None
-    style_layers: Mapping[str, Number] | None = None
-    styles: Shares | Mapping[str, Shares] | None = None
-    regions: Sequence[Number] | jax.Array | None = None
-    dream: Number | None = None
-    photorealism: Number | None = None
-
-
-# The default preset's, for relative losses: with them the photo stays legible and the strokes are
-# the painting's (looked at from style = 10, timid, to 100, where a tower dissolved).
-DEFAULT_WEIGHTS = LossWeights(content=1.0, style=20.0, tv=0.5)
-
-
-class Targets(NamedTuple):
-    """What the picture is compared with.
-
-    Attributes:
-      content: the photo's features by content layer.
-      style: by style layer a statistic's target for each region.
-      dream: ``losses.activity`` of the photo by dream layer.
-      guides: where each region is; None where there is one, the whole picture.
-      windows: of the photo, where photorealism is asked for.
-    """
-
-    content: dict[str, jax.Array]
-    style: dict[str, tuple[Any, ...]]
-    dream: dict[str, jax.Array]
-    guides: Carried | None = None
-    windows: matting.Windows | None = None
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "LossTerms",
+    "LossWeights",
+    "Targets",
+    "evaluate",
+    "make_targets",
+]
 
 
 class LossTerms(NamedTuple):
@@ -97,114 +58,6 @@ class LossTerms(NamedTuple):
     photorealism: jax.Array
 
 
-def network_features(
-    params: vgg.Params, image: jax.Array, layers: Sequence[str], config: Config
-) -> dict[str, jax.Array]:
-    """Features as ``config`` wants them computed."""
-    return vgg.features(
-        params,
-        image,
-        layers,
-        pool=config.pool,
-        padding=config.padding,
-        precision=config.precision,
-    )
-
-
-def style_shares(given: Any, layer: str, regions: int, styles: int, dtype: Any) -> jax.Array:
-    """``LossWeights.styles`` at a layer: ``[regions, styles]``, every row adding up to one."""
-    if isinstance(given, Mapping):
-        given = given[layer]
-    if given is None:
-        given = jnp.eye(styles) if regions == styles else jnp.ones(styles)
-    rows = jnp.broadcast_to(jnp.asarray(given, dtype), (regions, styles))
-    return rows / jnp.sum(rows, axis=1, keepdims=True)
-
-
-def make_targets(
-    params: vgg.Params,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
-    loss_weights: LossWeights,
-    config: Config,
-    *,
-    masks: Guides | None = None,
-) -> Targets:
-    """Content features and the blended style statistics.
-
-    Args:
-      params: the network.
-      content: ``[H, W, 3]`` at the size of the picture.
-      styles: ``[h, w, 3]`` each, of any sizes; one at least, where there are style layers.
-      loss_weights: only ``styles`` is read.
-      config: layers, statistics and network options.
-      masks: where each region is, of any sizes; None is one region, everywhere.
-    """
-    if config.padding == "circular":  # the picture is a tile; photo and paintings are not
-        config = replace(config, padding="replicate-all")
-    looked_at = dict.fromkeys(config.content_layers + config.dream_layers)
-    seen = network_features(params, content, tuple(looked_at), config)
-    painted = [network_features(params, style, config.style_layers, config) for style in styles]
-    if masks is not None:
-        masks = fitted(masks, content.shape, [style.shape for style in styles], content.dtype)
-    regions = 1 if masks is None else masks.number
-    style = {}
-    for layer, statistic in config.statistics.items():
-        shares = style_shares(loss_weights.styles, layer, regions, len(styles), content.dtype)
-        features = [p[layer] for p in painted]
-        style[layer] = tuple(
-            statistic.blend(
-                [statistic.accumulate(f, w) for f, w in zip(features, weights, strict=True)],
-                shares[region],
-            )
-            for region, weights in enumerate(_style_weights(masks, layer, features))
-        )
-    return Targets(
-        content={layer: seen[layer] for layer in config.content_layers},
-        style=style,
-        dream={layer: losses.activity(seen[layer]) for layer in config.dream_layers},
-        guides=_carried(masks, params, content, config),
-        windows=matting.windows(content) if config.photorealism else None,
-    )
-
-
-def _style_weights(
-    masks: Guides | None, layer: str, features: Sequence[jax.Array]
-) -> Iterator[list[jax.Array | None]]:
-    """For each region the paintings' masks at a layer."""
-    if masks is None:
-        yield [None] * len(features)
-        return
-    assert masks.styles is not None
-    pairs = zip(masks.styles, features, strict=True)
-    carried = [carry(jnp.asarray(m), layer, f.shape) for m, f in pairs]
-    for region in range(masks.number):
-        yield [mask[:, :, region] for mask in carried]
-
-
-def _carried(
-    masks: Guides | None, params: vgg.Params, content: jax.Array, config: Config
-) -> Carried | None:
-    if masks is None:
-        return None
-    seen = partial(network_features, layers=config.layers, config=config)
-    shapes = {layer: f.shape for layer, f in jax.eval_shape(seen, params, content).items()}
-
-    def at(mask: Any, layers: Sequence[str]) -> dict[str, jax.Array]:
-        return {layer: carry(jnp.asarray(mask), layer, shapes[layer]) for layer in layers}
-
-    return Carried(
-        style=at(masks.regions, config.style_layers),
-        content=None if masks.content is None else at(masks.content, config.content_layers),
-    )
-
-
-def _layer_weights(
-    given: Mapping[str, Number] | None, names: tuple[str, ...]
-) -> Mapping[str, Number]:
-    return {name: 1 / len(names) for name in names} if given is None else given
-
-
 def evaluate(
     image: jax.Array,
     params: vgg.Params,
@@ -224,36 +77,20 @@ def evaluate(
     Returns:
       The total, scalar, and all its terms.
     """
-    features = network_features(params, image, config.layers, config)
-    content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
-    style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
-    compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
+    cut = cut_of(params, image.shape, config)
+    see = _whole if cut is None else partial(_in_strips, cut)
+    content, style, dream = see(image, params, targets, loss_weights.regions, config)
+    content_weights = layer_weights(loss_weights.content_layers, config.content_layers)
+    style_weights = layer_weights(loss_weights.style_layers, config.style_layers)
     content = {
-        layer: loss_weights.content
-        * content_weights[layer]
-        * compare(
-            partial(_content_loss, config, targets.guides and targets.guides.content, layer),
-            features[layer],
-            targets.content[layer],
-        )
-        for layer in config.content_layers
+        layer: loss_weights.content * content_weights[layer] * loss
+        for layer, loss in content.items()
     }
     style = {
-        layer: loss_weights.style
-        * style_weights[layer]
-        * compare(
-            partial(_style_loss, statistic, targets.guides, layer, loss_weights.regions),
-            features[layer],
-            targets.style[layer],
-        )
-        for layer, statistic in config.statistics.items()
+        layer: loss_weights.style * style_weights[layer] * loss for layer, loss in style.items()
     }
-    dream = {
-        layer: (0.0 if loss_weights.dream is None else loss_weights.dream)
-        / len(config.dream_layers)
-        * compare(losses.dream_loss, features[layer], targets.dream[layer])
-        for layer in config.dream_layers
-    }
+    dream_weight = 0.0 if loss_weights.dream is None else loss_weights.dream
+    dream = {layer: dream_weight / len(dream) * loss for layer, loss in dream.items()}
     tv = loss_weights.tv * _variation(config)(image)
     realism = jnp.zeros((), image.dtype)
     if targets.windows is not None and loss_weights.photorealism is not None:
@@ -270,6 +107,37 @@ def _variation(config: Config) -> Callable[[jax.Array], jax.Array]:
     return config.total_variation
 
 
+Losses = dict[str, jax.Array]
+
+
+def _whole(
+    image: jax.Array,
+    params: vgg.Params,
+    targets: Targets,
+    strengths: Sequence[Number] | jax.Array | None,
+    config: Config,
+) -> tuple[Losses, Losses, Losses]:
+    """The losses of content, style and dream by layer, from features of the whole picture."""
+    features = network_features(params, image, config.layers, config)
+    compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
+    masks = targets.guides and targets.guides.content
+    content = {
+        layer: compare(partial(_content_loss, config, masks, layer), features[layer], target)
+        for layer, target in targets.content.items()
+    }
+    style = {
+        layer: compare(
+            partial(_style_loss, config, targets.guides, layer, strengths), features[layer], target
+        )
+        for layer, target in targets.style.items()
+    }
+    dream = {
+        layer: compare(losses.dream_loss, features[layer], target)
+        for layer, target in targets.dream.items()
+    }
+    return content, style, dream
+
+
 def _content_loss(
     config: Config,
     masks: Mapping[str, jax.Array] | None,
@@ -282,22 +150,97 @@ def _content_loss(
 
 
 def _style_loss(
-    statistic: Statistic,
+    config: Config,
     guides: Carried | None,
     layer: str,
     strengths: Sequence[Number] | jax.Array | None,
     features: jax.Array,
     targets: Sequence[Any],
 ) -> jax.Array:
+    mask = guides and guides.style[layer]
+    factors = None if mask is None else jnp.mean(mask, axis=(0, 1))
+    summaries = summarised(layer, features, mask, config)
+    return _style_distance(config.statistics[layer], summaries, targets, factors, strengths)
+
+
+def _style_distance(
+    statistic: Statistic,
+    summaries: Sequence[Any],
+    targets: Sequence[Any],
+    factors: jax.Array | None,
+    strengths: Sequence[Number] | jax.Array | None,
+) -> jax.Array:
     """The sum over regions of the share of the picture that each covers times its distance."""
-    if guides is None:
-        return statistic.distance(statistic.accumulate(features), targets[0])
-    mask = guides.style[layer]
-    factors = jnp.mean(mask, axis=(0, 1))
+    pairs = zip(summaries, targets, strict=True)
+    distances = [statistic.distance(summary, target) for summary, target in pairs]
+    if factors is None:
+        return distances[0]
     if strengths is not None:
-        factors = factors * jnp.asarray(strengths, features.dtype)
-    terms = [
-        factors[region] * statistic.distance(statistic.accumulate(features, mask[:, :, region]), t)
-        for region, t in enumerate(targets)
-    ]
-    return jnp.sum(jnp.stack(terms))
+        factors = factors * jnp.asarray(strengths, factors.dtype)
+    return jnp.vdot(factors, jnp.stack(distances), precision="highest")
+
+
+def _in_strips(
+    cut: strips.Cut,
+    image: jax.Array,
+    params: vgg.Params,
+    targets: Targets,
+    strengths: Sequence[Number] | jax.Array | None,
+    config: Config,
+) -> tuple[Losses, Losses, Losses]:
+    """The same losses from sums over strips, see ``strips``."""
+    guides = targets.guides
+
+    def look(layer: str, f: jax.Array, counted: jax.Array, given: Any) -> tuple[_Sums, tuple[()]]:
+        photo, mask, regions = given
+        sums = _Sums()
+        if layer in config.content_layers:
+            weight = (counted if mask is None else mask)[:, :, None]
+            sums = sums._replace(
+                error=jnp.sum(weight * jnp.square(f - photo)),
+                energy=jnp.sum(weight * jnp.square(photo)),
+            )
+        if layer in config.style_layers:
+            weight = counted[:, :, None] if regions is None else regions
+            sums = sums._replace(style=summarised(layer, f, weight, config))
+        if layer in config.dream_layers:
+            sums = sums._replace(squares=jnp.sum(counted[:, :, None] * jnp.square(f)))
+        return sums, ()
+
+    masks = (guides and guides.content) or {}
+    regions = guides.style if guides else {}
+    given = {
+        layer: (targets.content.get(layer), masks.get(layer), regions.get(layer))
+        for layer in config.layers
+    }
+    seen = strips.fold(
+        params, image, cut, look, given, network=network(config), recompute=config.recompute
+    )
+    sums = {layer: own for layer, (own, _) in seen.items()}
+    number = {layer: features_number(params, layer, cut) for layer in config.layers}
+    content_loss = cast(losses.ContentLoss, config.content_loss)  # Config has seen to it
+    content = {
+        layer: content_loss.distance(sums[layer].error, sums[layer].energy, number[layer])
+        for layer in config.content_layers
+    }
+    style = {}
+    for layer, target in targets.style.items():
+        stage, factors = cut.stages[layer], None
+        if layer in regions:
+            factors = jnp.sum(regions[layer], axis=(0, 1, 2)) / (stage.counted * stage.size[1])
+        statistic = config.statistics[layer]
+        style[layer] = _style_distance(statistic, sums[layer].style, target, factors, strengths)
+    dream = {
+        layer: losses.dream_distance(sums[layer].squares / number[layer], target)
+        for layer, target in targets.dream.items()
+    }
+    return content, style, dream
+
+
+class _Sums(NamedTuple):
+    """Over positions of one layer, what its losses are made of."""
+
+    error: Any = ()
+    energy: Any = ()
+    style: tuple[Any, ...] = ()
+    squares: Any = ()

@@ -57,7 +57,7 @@ class Stage(NamedTuple):
     margin: int
     counted: int
 
-    def first(self, strip: jax.Array | int) -> jax.Array | int:
+    def first(self, strip: jax.Array) -> jax.Array:
         """The number of the first row that a strip brings."""
         return strip * self.rows - self.delay
 
@@ -154,6 +154,12 @@ def arrange(x: jax.Array, stage: Stage, number: int) -> jax.Array:
     below = number * stage.rows - above - x.shape[0]
     x = jnp.pad(x[: x.shape[0] + min(below, 0)], [(above, max(below, 0))] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(number, stage.rows, *x.shape[1:])
+
+
+def gather(x: jax.Array, stage: Stage) -> jax.Array:
+    """The inverse: ``[number, rows, ...]`` as the strips brought it to ``[h, ...]``."""
+    above = stage.delay + stage.margin
+    return x.reshape(-1, *x.shape[2:])[above : above + stage.counted]
 
 
 def fold(

@@ -39,12 +39,15 @@ OTHER = {
     "colour": Colour(CHROMA),
     "carry": True,
     "photorealism": True,
+    "strip": 512,
+    "recompute": 2,
 }
 
 
-# Of a list and a rule only one may be given.
+# Of a list and a rule only one may be given, and strips want sums.
 WITHOUT_LISTS = {n: v for n, v in OTHER.items() if n not in ("scale_sizes", "steps_per_scale")}
-WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps")}
+WITHOUT_LISTS = {n: v for n, v in WITHOUT_LISTS.items() if n != "strip"}
+WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps", "strip")}
 
 
 # Equality: what decides whether a compiled program is found again
