@@ -20,6 +20,8 @@ Precision = str | None
 # What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
 # the image itself from the other side.
 _Beyond = Literal["constant", "edge", "wrap"]
+# The same above and below, where the two lines may also be there already, and to the sides.
+_Frame = tuple[_Beyond | Literal["given"], _Beyond]
 
 
 def convolve(
@@ -42,7 +44,7 @@ def convolve(
     Returns:
       ``[h, w, out]``.
     """
-    return _convolve(x, kernel, evaluated, "constant", precision)
+    return _convolve(x, kernel, evaluated, ("constant", "constant"), precision)
 
 
 def convolve_replicating(
@@ -53,7 +55,7 @@ def convolve_replicating(
     evaluated: jax.Array | None = None,
 ) -> jax.Array:
     """The same, but the border of ``x`` is repeated beyond it."""
-    return _convolve(x, kernel, evaluated, "edge", precision)
+    return _convolve(x, kernel, evaluated, ("edge", "edge"), precision)
 
 
 def convolve_circular(
@@ -67,40 +69,63 @@ def convolve_circular(
 
     Rolling ``x`` rolls what comes out.
     """
-    return _convolve(x, kernel, evaluated, "wrap", precision)
+    return _convolve(x, kernel, evaluated, ("wrap", "wrap"), precision)
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
-    """With zero padding; the only kind that XLA is quick at on CPU (a quarter of VALID's time)."""
-    return jax.lax.conv_general_dilated(
-        x[None],
+def convolve_strip(
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: Precision = "highest",
+    *,
+    sides: _Beyond,
+    evaluated: jax.Array | None = None,
+) -> jax.Array:
+    """The same for some rows of an image, with the rows above and below them in ``x``.
+
+    ``[h + 2, w, in]`` to ``[h, w, out]``; ``sides`` says what lies to the left and to the right.
+    """
+    return _convolve(x, kernel, evaluated, ("given", sides), precision)
+
+
+def _correlate(x: jax.Array, kernel: jax.Array, frame: _Frame, precision: Precision) -> jax.Array:
+    """With zero padding, the only kind that XLA is quick at on CPU (a quarter of VALID's time).
+
+    Along an axis with another frame this is wrong at both ends, which are left out.
+    """
+    padded = tuple(beyond if beyond != "constant" else "given" for beyond in frame)
+    out = jax.lax.conv_general_dilated(
+        _framed(x, padded)[None],
         kernel,
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )[0]
+    down, across = (slice(None) if b == "constant" else slice(1, -1) for b in frame)
+    return out[down, across]
 
 
-def _within(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
-    """The windows that lie within ``x``: two rows and columns fewer."""
-    return _correlate(x, kernel, precision)[1:-1, 1:-1]
+def _framed(x: jax.Array, frame: Any) -> jax.Array:
+    """A line more on every side, but for axes where it is given."""
+    for beyond in dict.fromkeys(frame):
+        if beyond != "given":
+            x = jnp.pad(x, [*((int(b == beyond),) * 2 for b in frame), (0, 0)], beyond)
+    return x
 
 
-def _framed(x: jax.Array, beyond: _Beyond) -> jax.Array:
-    return jnp.pad(x, ((1, 1), (1, 1), (0, 0)), beyond)
-
-
-def _unframed(x: jax.Array) -> jax.Array:
+def _unframed(x: jax.Array, frame: _Frame) -> jax.Array:
     """The transpose of a frame of repeated pixels: each line of it is added to its neighbour.
 
     Every part is used once, so that XLA fuses all of it into one pass and copies nothing.
     """
-    inner, top, bottom = (
-        _with_ends(rows[:, 1:-1], rows[:, :1], rows[:, -1:], axis=1)
-        for rows in (x[1:-1], x[:1], x[-1:])
-    )
-    return _with_ends(inner, top, bottom, axis=0)
+    if frame == ("edge", "edge"):
+        inner, top, bottom = (_sides_added(rows) for rows in (x[1:-1], x[:1], x[-1:]))
+        return _with_ends(inner, top, bottom, axis=0)
+    return _sides_added(x) if frame[1] == "edge" else x
+
+
+def _sides_added(x: jax.Array) -> jax.Array:
+    return _with_ends(x[:, 1:-1], x[:, :1], x[:, -1:], axis=1)
 
 
 def _with_ends(x: jax.Array, first: jax.Array, last: jax.Array, *, axis: int) -> jax.Array:
@@ -116,16 +141,14 @@ def _convolve(
     x: jax.Array,
     kernel: jax.Array,
     evaluated: jax.Array | None,
-    beyond: _Beyond,
+    frame: _Frame,
     precision: Precision,
 ) -> jax.Array:
     def direct(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        if beyond == "constant":
-            return _correlate(x, kernel, precision)
-        return _within(_framed(x, beyond), kernel, precision)
+        return _correlate(x, kernel, frame, precision)
 
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
-        return winograd.correlate(_framed(x, beyond), evaluated, precision=precision)
+        return winograd.correlate(_framed(x, frame), evaluated, precision=precision)
 
     if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
@@ -141,22 +164,22 @@ class _Saved(NamedTuple):
 
 
 def _convolve_forward(
-    x: Any, kernel: Any, evaluated: Any, beyond: _Beyond, precision: Precision
+    x: Any, kernel: Any, evaluated: Any, frame: _Frame, precision: Precision
 ) -> tuple[jax.Array, _Saved]:
     tiles = None if evaluated is None else evaluated.value
-    out = _convolve(x.value, kernel.value, tiles, beyond, precision)
+    out = _convolve(x.value, kernel.value, tiles, frame, precision)
     return out, _Saved(x.value if kernel.perturbed else None, kernel.value, tiles)
 
 
 def _convolve_backward(
-    beyond: _Beyond, precision: Precision, saved: _Saved, cotangent: Any
+    frame: _Frame, precision: Precision, saved: _Saved, cotangent: Any
 ) -> tuple[jax.Array | None, jax.Array | None, None]:
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
     x, kernel, evaluated = saved
     gradient = None
     if x is not None:
-        gradient = _kernel_gradient(_framed(x, beyond), cotangent, precision)
+        gradient = _kernel_gradient(_framed(x, frame), cotangent, precision)
 
     def direct(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
@@ -167,16 +190,17 @@ def _convolve_backward(
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
     # On a torus every pixel has all its neighbours, and so has its gradient.
-    around: _Beyond = "wrap" if beyond == "wrap" else "constant"
-    if beyond == "edge":  # the frame has a gradient too
-        cotangent = _framed(cotangent, "constant")
+    around: Any = tuple("wrap" if beyond == "wrap" else "constant" for beyond in frame)
+    # Lines that were given or repeated have a gradient too.
+    extra = ["constant" if beyond in ("edge", "given") else "given" for beyond in frame]
+    cotangent = _framed(cotangent, extra)
     if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
         back = direct(cotangent, kernel, evaluated)
     else:
         back = jax.lax.platform_dependent(
             cotangent, kernel, evaluated, cpu=by_tiles, default=direct
         )
-    return _unframed(back) if beyond == "edge" else back, gradient, None
+    return _unframed(back, frame), gradient, None
 
 
 def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precision) -> jax.Array:

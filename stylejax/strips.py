@@ -14,13 +14,27 @@ later ones may be kept.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from stylejax import vgg
-from stylejax.layers import Precision, rectify
+from stylejax.layers import (
+    Precision,
+    convolve,
+    convolve_circular,
+    convolve_replicating,
+    convolve_strip,
+    rectify,
+)
+
+# What lies beyond the sides of a strip.
+_BEYOND: dict[Any, Literal["constant", "edge", "wrap"]] = {
+    convolve: "constant",
+    convolve_replicating: "edge",
+    convolve_circular: "wrap",
+}
 
 # (layer, features [r, w, c], counted [r, w], given) -> (sums, kept): ``counted`` is 1 where a row
 # belongs to the image and 0 elsewhere, ``given`` what came for this strip of this layer.
@@ -77,13 +91,13 @@ class Cut(NamedTuple):
 def cut(
     params: vgg.Params, size: tuple[int, int], layers: Sequence[str], rows: int, network: Network
 ) -> Cut:
-    """How an image of ``size`` is cut into strips of ``rows`` rows.
+    """How an image of ``size`` is cut into strips of at most ``rows`` rows.
 
     Args:
       params: the network's arrays.
       size: height and width.
       layers: that are looked at.
-      rows: of the image in a strip; a multiple of ``vgg.minimum_size(layers)``.
+      rows: of the image in a strip, at most; a multiple of ``vgg.minimum_size(layers)``.
       network: how it sees the image.
 
     Raises:
@@ -98,13 +112,15 @@ def cut(
             f"a circular image in strips is {size[0]} high; it must be a multiple of {least}"
         )
     margin = 0
-    if network.padding == "circular":  # as far as the deepest layer sees, whole strides of it
-        last = list(_stages(params, size, layers, rows, 0, network.pool).values())[-1]
-        margin = (last.delay + 1) * least
     stages = _stages(params, size, layers, rows, margin, network.pool)
-    wanted = [stages[layer] for layer in layers]
-    number = max(-(-(s.margin + s.counted + s.delay) // s.rows) for s in wanted)
-    return Cut(number, stages)
+    if network.padding == "circular":  # as far as the deepest layer sees, whole strides of it
+        margin = (list(stages.values())[-1].delay + 1) * least
+        stages = _stages(params, size, layers, rows, margin, network.pool)
+    seen = [stages[layer] for layer in layers]
+    lines = max((s.margin + s.counted + s.delay) * rows // s.rows for s in seen)
+    number = -(-lines // rows)
+    rows = -(-lines // (number * least)) * least  # no more than so many strips need
+    return Cut(number, _stages(params, size, layers, rows, margin, network.pool))
 
 
 def _stages(
@@ -291,11 +307,14 @@ def _convolve(
     assert above is not None
     x = jnp.concatenate([above, x])
     first = layer == "conv1_1"
-    edges = vgg.replicates(network.padding, first=first)
-    within = _bordered(x, stage.first(strip) - 2, stage.size[0], repeat=edges)
-    operation = vgg.convolution(network.padding, first=first)
-    module = vgg.Convolution(params[layer]["bias"].shape[0], operation, network.precision)
-    return module.apply({"params": params[layer]}, within)[1:-1], x[-2:]
+    beyond = _BEYOND[vgg.convolution(network.padding, first=first)]
+    within = _bordered(x, stage.first(strip) - 2, stage.size[0], repeat=beyond == "edge")
+    module = vgg.Convolution(
+        params[layer]["bias"].shape[0],
+        partial(convolve_strip, sides=beyond),
+        network.precision,
+    )
+    return module.apply({"params": params[layer]}, within), x[-2:]
 
 
 def _pool(
@@ -318,16 +337,17 @@ def _pool(
 
 
 def _bordered(x: jax.Array, first: jax.Array, height: int, *, repeat: bool) -> jax.Array:
-    """Rows ``[first, first + r)``, those outside ``[0, height)`` made its border's.
+    """Rows from number ``first`` on, with what the padding puts above row 0 and below the last.
 
-    The row next to the border may be wrong for those further outside, which nobody looks at.
+    Only the row next to the border: nobody looks at those further outside.
     """
-    row = first + jnp.arange(x.shape[0])
-    top, bottom = (row < 0)[:, None, None], (row >= height)[:, None, None]
-    if not repeat:
-        return jnp.where(top | bottom, 0, x)
 
-    def at(place: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(x, jnp.clip(place - first, 0, x.shape[0] - 1), 1)
+    def row(number: jax.Array | int) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, jnp.clip(number - first, 0, len(x) - 1), 1)
 
-    return jnp.where(top, at(jnp.asarray(0)), jnp.where(bottom, at(jnp.asarray(height - 1)), x))
+    for number, neighbour in ((-1, 0), (height, height - 1)):
+        place = number - first
+        new = row(neighbour) if repeat else jnp.zeros_like(x[:1])
+        new = jnp.where((place >= 0) & (place < len(x)), new, row(number))
+        x = jax.lax.dynamic_update_slice_in_dim(x, new, jnp.clip(place, 0, len(x) - 1), 0)
+    return x

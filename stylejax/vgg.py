@@ -216,12 +216,8 @@ def convolution(padding: Padding, *, first: bool) -> Callable[..., jax.Array]:
     """What a padding makes of a convolution, the network's first or another."""
     if padding == "circular":
         return convolve_circular
-    return convolve_replicating if replicates(padding, first=first) else convolve
-
-
-def replicates(padding: Padding, *, first: bool) -> bool:
-    """Whether the border is repeated at a convolution, the network's first or another."""
-    return padding == "replicate-all" or (padding == "replicate" and first)
+    replicates = padding == "replicate-all" or (padding == "replicate" and first)
+    return convolve_replicating if replicates else convolve
 
 
 class Tap(nn.Module):
