@@ -409,6 +409,15 @@ def command(
             parser=_whole,
         ),
     ] = None,
+    memory_dtype: Annotated[
+        str | None,
+        _option(
+            "--memory-dtype",
+            "What they are kept in: float32, or bfloat16, which takes half.",
+            "float32",
+            panel=_OPTIMISATION,
+        ),
+    ] = None,
     line_search: Annotated[
         bool | None,
         _switch(

@@ -16,6 +16,7 @@ from stylejax.canvas import PIXELS, Blank
 from stylejax.config import Config, Precision
 from stylejax.masks import Marked
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.optimizers.pairs import MEMORY_DTYPES
 from stylejax.presets import PRESETS, Preset
 from stylejax.statistics import Statistic
 
@@ -233,18 +234,19 @@ def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
     """The minimizer that ``--optimizer`` and its own settings ask for.
 
     Args:
-      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``clamp``, ``memory``
-        and ``line_search``; None where the command line is silent.
+      given: ``optimizer`` and the settings ``learning_rate``, ``average``, ``clamp``, ``memory``,
+        ``memory_dtype`` and ``line_search``; None where the command line is silent.
       default: the preset's.
     """
     name = given["optimizer"]
     kind = type(default) if name is None else OPTIMIZERS[choice("--optimizer", name, [*OPTIMIZERS])]
     made = default if name is None or kind is type(default) else kind()
-    names = ("learning_rate", "average", "clamp", "memory", "line_search")
+    names = ("learning_rate", "average", "clamp", "memory", "memory_dtype", "line_search")
     settings = {k: given[k] for k in names if given[k] is not None}
     fields = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     for setting, value in settings.items():
-        said = _flag(setting, value) + ("" if isinstance(value, bool) else f" {value:g}")
+        words = value if isinstance(value, str) else f"{value:g}"
+        said = _flag(setting, value) + ("" if isinstance(value, bool) else f" {words}")
         if setting not in fields:
             owners = [n for n, k in OPTIMIZERS.items() if setting in k.__dataclass_fields__]  # type: ignore[attr-defined]
             raise ValueError(f"{said} works with --optimizer {' or '.join(owners)} only")
@@ -252,6 +254,8 @@ def optimizer(given: dict[str, Any], default: Minimizer) -> Minimizer:
             raise ValueError(f"{said} must be at least 0 and less than 1")
         if setting in ("learning_rate", "memory") and not value > 0:
             raise ValueError(f"{said} must be more than 0")
+        if setting == "memory_dtype":
+            choice("--memory-dtype", value, [dtype for dtype in MEMORY_DTYPES if dtype])
     return dataclasses.replace(made, **settings)  # type: ignore[type-var]
 
 

@@ -23,10 +23,12 @@ LINE_SEARCHES = (
     Lbfgs(memory=MEMORY, trials=TRIALS),
     JaxoptLbfgs(memory=MEMORY, trials=TRIALS),
     JaxoptLbfgsb(memory=MEMORY, trials=TRIALS),
+    Lbfgs(memory=MEMORY, trials=TRIALS, memory_dtype="bfloat16"),
 )
 ADAM = Adam(learning_rate=0.02)
 MINIMIZERS = (*LINE_SEARCHES, ADAM)
 FULL_STEPS = Lbfgs(memory=MEMORY, line_search=False)
+NARROW_FULL_STEPS = Lbfgs(memory=MEMORY, line_search=False, memory_dtype="bfloat16")
 
 QUADRATIC, CHAIN, ROSENBROCK, RIDGE, ABSOLUTE, LOGARITHM = range(6)
 CONDITION_100 = np.logspace(0, 2, SIZE)

@@ -625,6 +625,14 @@ def _dot(a: Array, b: Array) -> float:
     return float(np.sum(a * b))
 
 
+def rounded(x, digits: int) -> Array:
+    """To so many binary digits, ties to even: 8 are bfloat16's, 24 float32's, in their range."""
+    x = _array(x)
+    parts = [math.frexp(value) for value in x.ravel()]
+    near = [math.ldexp(round(math.ldexp(part, digits)), power - digits) for part, power in parts]
+    return np.reshape(near, x.shape)
+
+
 def lbfgs_direction(gradient, pairs: Sequence[tuple[Array, Array]]) -> Array:
     """`-H gradient` by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
 

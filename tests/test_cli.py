@@ -176,6 +176,7 @@ def test_transparency_is_put_back(run, folder):
     [
         ("--optimizer", "adam", "--average", "0.9", "--learning-rate", "0.05"),
         ("--optimizer", "jaxopt-lbfgs", "--memory", "5"),
+        ("--memory-dtype", "bfloat16", "--memory", "3"),
         ("--optimizer", "jaxopt-lbfgsb"),
         ("--pooling", "max", "--padding", "zero", "--precision", "default"),
         ("--init", "mix:0.3", "--tv-weight", "0.1", "--content-weight", "2"),
@@ -415,6 +416,14 @@ def test_lists_and_rules_replace_the_presets():
         (("--optimizer", "sgd"), "--optimizer 'sgd' is unknown; choose lbfgs or adam"),
         (("--learning-rate", "1"), "--learning-rate 1 works with --optimizer adam only"),
         (("--optimizer", "adam", "--memory", "3"), "--memory 3 works with --optimizer lbfgs"),
+        (
+            ("--memory-dtype", "half"),
+            "--memory-dtype 'half' is unknown; choose float32 or bfloat16",
+        ),
+        (
+            ("--optimizer", "jaxopt-lbfgs", "--memory-dtype", "bfloat16"),
+            "--memory-dtype bfloat16 works with --optimizer lbfgs only",
+        ),
         (("--optimizer", "adam", "--average", "1"), "--average 1 must be at least 0 and less"),
         (("--colour", "green"), "--colour 'green' is unknown; choose none or cholesky"),
         (("--colour", "pca", "--colour-space", "cmyk"), "--colour-space 'cmyk' is unknown"),

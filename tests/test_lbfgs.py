@@ -1,5 +1,7 @@
 """Quasi-Newton: directions and steps against the oracle in float64, values against SciPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,8 +128,8 @@ def assert_steepest_descent(before, after, problem):
 def exaggerated(state):
     """The state with stored steps so long that no trial of the next search can succeed."""
     name, steps = ("inner", "s_history")
-    if hasattr(state.engine, "memory"):
-        name, steps = ("memory", "diff_params_memory")
+    if hasattr(state.engine, "pairs"):
+        name, steps = ("pairs", "moves")
     pairs = getattr(state.engine, name)
     pairs = pairs._replace(**{steps: 1e6 * getattr(pairs, steps)})
     return state._replace(engine=state.engine._replace(**{name: pairs}))
@@ -146,15 +148,16 @@ def test_a_failed_search_is_followed_by_steepest_descent(minimizer, x64):
     assert_steepest_descent(failed, _step(minimizer, failed, problem), problem)
 
 
-def test_a_pair_of_negative_curvature_is_not_stored(x64):
-    """Optax would store it; a search that ends on its last trial can leave one."""
+def test_after_a_pair_of_negative_curvature_comes_steepest_descent(x64):
+    """A search that ends on its last trial can leave one; it would turn the direction uphill."""
     minimizer, problem = LINE_SEARCHES[0], Problem(QUADRATIC, weights=CONDITION_100)
     state = after_steps(minimizer, problem)
-    engine = state.engine
-    # As if the gradient had changed by the opposite of the step.
-    before = engine.gradient * engine.unit + (state.z - engine.memory.params)
-    memory = engine.memory._replace(updates=before)
-    bent = state._replace(engine=engine._replace(memory=memory))
+    assert state.engine.pairs.kept > 1
+    # As if the slope were a tenth, so that after the only trial it is steeper than before.
+    engine = state.engine._replace(gradient=state.engine.gradient / 10)
+    bent = _step(dataclasses.replace(minimizer, trials=1), state._replace(engine=engine), problem)
+    assert bent.value < state.value
+    assert bent.engine.pairs.kept == 0
     assert_steepest_descent(bent, _step(minimizer, bent, problem), problem)
 
 

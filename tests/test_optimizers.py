@@ -20,6 +20,7 @@ from problems import (
     LINE_SEARCHES,
     LOGARITHM,
     MINIMIZERS,
+    NARROW_FULL_STEPS,
     QUADRATIC,
     RIDGE,
     ROSENBROCK,
@@ -46,7 +47,9 @@ def name(minimizer):
 
 every = pytest.mark.parametrize("minimizer", MINIMIZERS, ids=name)
 # Full steps keep the contract, but values may rise, and the objective's scale counts.
-every_kind = pytest.mark.parametrize("minimizer", [*MINIMIZERS, FULL_STEPS], ids=name)
+every_kind = pytest.mark.parametrize(
+    "minimizer", [*MINIMIZERS, FULL_STEPS, NARROW_FULL_STEPS], ids=name
+)
 every_line_search = pytest.mark.parametrize("minimizer", LINE_SEARCHES, ids=name)
 
 SOUND = {
@@ -206,7 +209,7 @@ def test_evaluations_are_bounded(minimizer, problem):
     # jaxopt computes once more before the first trial, for aux, and once for a last resort.
     most = (
         1
-        if minimizer in (ADAM, FULL_STEPS)
+        if minimizer in (ADAM, FULL_STEPS, NARROW_FULL_STEPS)
         else TRIALS + (0 if isinstance(minimizer, Lbfgs) else 2)
     )
     spent = np.diff(found.evaluations)
@@ -392,13 +395,17 @@ def test_a_batch_is_its_runs(minimizer):
 
 # Records
 
+# Fields that take words.
+OTHERWISE = {"memory_dtype": "bfloat16"}
+
 
 @pytest.mark.parametrize("kind", [Lbfgs, JaxoptLbfgs, JaxoptLbfgsb, Adam])
 def test_minimizers_are_values(kind):
     assert kind() == kind() and hash(kind()) == hash(kind())
     for field in dataclasses.fields(kind):
         # Not the default, whatever that is: a number, a word for yes or no, or nothing.
-        other = dataclasses.replace(kind(), **{field.name: 2 * (field.default or 0) + 3})
+        changed = OTHERWISE.get(field.name, 2 * (field.default or 0) + 3)
+        other = dataclasses.replace(kind(), **{field.name: changed})
         assert other != kind()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(other, field.name, field.default)

@@ -64,8 +64,14 @@ def all_finite(tree):
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
 
 
+# L-BFGS whose pairs take half the room.
+NARROW = Lbfgs(memory_dtype="bfloat16")
+
+
 @pytest.mark.parametrize(
-    "optimizer", [Lbfgs(), Adam(), Adam(average=0.9), JaxoptLbfgs(), JaxoptLbfgsb()], ids=str
+    "optimizer",
+    [Lbfgs(), NARROW, Adam(), Adam(average=0.9), JaxoptLbfgs(), JaxoptLbfgsb()],
+    ids=str,
 )
 def test_lowers_the_objective_and_reports_it(params, optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
@@ -84,6 +90,19 @@ def test_lowers_the_objective_and_reports_it(params, optimizer):
     if not (isinstance(optimizer, Adam) and optimizer.average):
         # The picture is the one whose terms the history reports (the average's are not computed).
         np.testing.assert_allclose(after, np.min(last.total), rtol=1e-4)
+
+
+def test_narrow_pairs_are_the_same_in_every_way_to_run(params):
+    """``stylize`` alone, in a batch, and ``iterate``, whose state's buffers are used again."""
+    config = dataclasses.replace(CONFIG, optimizer=NARROW, steps=4)
+    whole = run(params, config)
+    *_, last = iterate(params, CONTENT, [STYLE], config=config, loss_weights=WEIGHTS, every=2)
+    np.testing.assert_allclose(last.image, whole.image, atol=1e-4)
+    batch = jax.vmap(lambda w: run(params, config, WEIGHTS._replace(style=w)).image)
+    images = batch(jnp.array([5.0, WEIGHTS.style]))
+    np.testing.assert_allclose(images[1], whole.image, atol=1e-3)
+    wide = run(params, dataclasses.replace(config, optimizer=Lbfgs()))
+    assert 1e-6 < np.abs(wide.image - whole.image).max() < 0.1
 
 
 def test_a_canvas_moves_no_minimum(params):
@@ -380,7 +399,7 @@ def test_grad_through_adam_matches_finite_differences_in_float64():
     subprocess.run([sys.executable, "-c", GRADIENT], cwd=tests, env=env, check=True, timeout=300)
 
 
-@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize("optimizer", [Lbfgs(), NARROW, Adam()], ids=["lbfgs", "narrow", "adam"])
 def test_exports_for_cpu_cuda_and_tpu(params, optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     fun = jax.jit(

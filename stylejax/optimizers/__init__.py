@@ -1,6 +1,6 @@
 """Minimizers: pure bodies of loops that know nothing of style or VGG.
 
-The contract is in ``minimizer``; ``Lbfgs`` and ``Adam`` are optax's, ``JaxoptLbfgs`` and
+The contract is in ``minimizer``; ``Adam`` is optax's, ``JaxoptLbfgs`` and
 ``JaxoptLbfgsb`` are jaxopt's, which is imported only when one of the two runs.
 """
 

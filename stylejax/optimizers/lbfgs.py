@@ -1,4 +1,4 @@
-"""L-BFGS: optax's two-loop recursion, a line search of our own, made safe for pictures.
+"""L-BFGS: the pairs of ``pairs``, a line search of our own, made safe for pictures.
 
 Without a line search it is another method, ``full_steps``.
 """
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from stylejax.optimizers import full_steps
 from stylejax.optimizers.line_search import search
@@ -17,18 +16,20 @@ from stylejax.optimizers.minimizer import (
     State,
     first_status,
     judge,
+    norm,
     select,
     start,
     typed,
     unit,
 )
+from stylejax.optimizers.pairs import MEMORY_DTYPES, Pairs, dot, empty, forgotten, uphill, with_pair
 
 
 class _LbfgsEngine(NamedTuple):
     gradient: jax.Array
     unit: jax.Array
     failures: jax.Array
-    memory: Any
+    pairs: Pairs
 
 
 @dataclass(frozen=True)
@@ -36,31 +37,42 @@ class Lbfgs:
     """L-BFGS with a line search for the strong Wolfe conditions, or without one.
 
     Attributes:
-      memory: curvature pairs kept. The state is ``2 * memory + 6`` images large.
+      memory: curvature pairs kept. Their storage is ``2 * memory`` images large, in
+        ``memory_dtype``; the rest of the state is 3 images.
       trials: evaluations a line search may spend before it gives up.
       line_search: False takes every step in full, as Torch7 and PyTorch do (``full_steps`` says
         how): one evaluation per step, values that may rise, no early end, and derivatives in
         reverse mode. ``State.best`` is then the lowest iterate, not the last, which those
         programs save. The first iterate that is not finite ends the run and is not taken.
+      memory_dtype: what the pairs are stored in: ``"bfloat16"``, which halves them (and
+        the steps then have no derivatives), ``"float32"``, or None, the image's own.
+
+    Raises:
+      ValueError: where ``memory`` is less than 1 or ``memory_dtype`` is none of these.
     """
 
     memory: int = 20
     trials: int = 20
     line_search: bool = True
+    memory_dtype: str | None = None
 
-    def _direction(self) -> Any:
-        return optax.scale_by_lbfgs(memory_size=self.memory, scale_init_precond=True)
+    def __post_init__(self) -> None:
+        """Raises ValueError where a setting makes no sense."""
+        if self.memory < 1:
+            raise ValueError(f"memory is {self.memory}; it must be at least 1")
+        if self.memory_dtype not in MEMORY_DTYPES:
+            raise ValueError(
+                f"memory_dtype is {self.memory_dtype!r}; choose {MEMORY_DTYPES[1]!r}, "
+                f"{MEMORY_DTYPES[2]!r} or None, the image's own"
+            )
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """An empty memory and, until the first evaluation, no gradient."""
         if not self.line_search:
-            return full_steps.init(fun, z, args, self.memory)
-        memory = jax.tree.map(
-            lambda a: a.astype(z.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a,
-            jax.tree.map(jnp.asarray, self._direction().init(z)),
-        )
+            return full_steps.init(fun, z, args, self.memory, self.memory_dtype)
         one, zero = jnp.ones((), z.dtype), jnp.asarray(0, jnp.int32)
-        return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, memory))
+        pairs = empty(z, self.memory, self.memory_dtype)
+        return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, pairs))
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
         """One direction and one line search along it: one evaluation as a rule.
@@ -72,33 +84,36 @@ class Lbfgs:
             return full_steps.step(fun, state, args)
         old, first = state.engine, state.evaluations == 0
         value, gradient = state.value * old.unit, old.gradient * old.unit
-        memory = _forget(old.memory, unless=_curved(old.memory, state.z, gradient))
-        uphill, memory = self._direction().update(gradient, memory, state.z)
+        # Without a pair ``H`` is 1, but the step at most 1 long.
+        bare = 1 / jnp.maximum(norm(gradient), 1)
+        pairs = old.pairs._replace(scale=jnp.where(old.pairs.kept > 0, old.pairs.scale, bare))
+        direction = -uphill(pairs, gradient)
 
         def evaluate(step: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
             (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(
-                state.z - step * uphill, *args
+                state.z + step * direction, *args
             )
             return value * old.unit, gradient * old.unit, aux
 
-        found = search(evaluate, -uphill, value, gradient, state.aux, trials=self.trials)
+        found = search(evaluate, direction, value, gradient, state.aux, trials=self.trials)
         verdict = judge(
             value,
             found.at.value,
             found.gradient,
             sound=found.sound,
-            predicted=jnp.vdot(uphill, gradient, precision="highest") / 2,
+            predicted=-dot(direction, gradient) / 2,
             failures=old.failures,
         )
         improved = verdict.improved | first
-        z = select(improved, state.z - found.at.step * uphill, state.z)
+        z = select(improved, state.z + found.at.step * direction, state.z)
+        grown = with_pair(pairs, z - state.z, found.gradient - gradient, jnp.zeros((), z.dtype))
         engine = _LbfgsEngine(
             gradient=select(improved, found.gradient / old.unit, old.gradient),
             unit=jnp.where(first, unit(found.gradient), old.unit),
             failures=jnp.where(first, 0, verdict.failures),
-            # After the first step and after a failed one the newest pair has no length: it is not
-            # curved, and the memory will be forgotten.
-            memory=memory,
+            # One of negative curvature, which a search can end on, would turn the direction uphill.
+            # After a failed step the pair has no length, and the next step is steepest descent.
+            pairs=forgotten(grown, unless=grown.kept > pairs.kept),
         )
         new = State(
             z=z,
@@ -110,20 +125,3 @@ class Lbfgs:
             engine=engine,
         )
         return typed(new, state)
-
-
-def _curved(memory: Any, z: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Whether the newest pair has positive curvature, without which no pair may be stored.
-
-    optax stores every pair; a negative one turns the direction uphill.
-    """
-    curvature = jnp.vdot(gradient - memory.updates, z - memory.params, precision="highest")
-    return (memory.count == 0) | (curvature > 0)
-
-
-def _forget(memory: Any, *, unless: jax.Array) -> Any:
-    """An L-BFGS memory as at the start; the arrays of pairs stay where they are, unweighted."""
-    return memory._replace(
-        count=jnp.where(unless, memory.count, 0),
-        weights_memory=jnp.where(unless, memory.weights_memory, 0),
-    )
