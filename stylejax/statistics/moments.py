@@ -314,7 +314,8 @@ def _shared_root_jvp(
     root = jnp.sqrt(jnp.maximum(values, jnp.square(target.noise)))[None]
     forth = _product(target.root, vectors / root, vectors.T, target.root)
     back = _product(target.inverse_root, vectors * root, vectors.T, target.inverse_root)
-    slope = jnp.vdot(forth, tangents[0]) + jnp.vdot(back, tangents[1].covariance)
+    both = (forth, tangents[0]), (back, tangents[1].covariance)
+    slope = sum(jnp.vdot(*pair, precision="highest") for pair in both)
     return jnp.sum(root), slope / 2
 
 
