@@ -5,6 +5,7 @@ Sums are in the features' dtype with full float32 products on every device.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -314,8 +315,8 @@ def _shared_root_jvp(
     root = jnp.sqrt(jnp.maximum(values, jnp.square(target.noise)))[None]
     forth = _product(target.root, vectors / root, vectors.T, target.root)
     back = _product(target.inverse_root, vectors * root, vectors.T, target.inverse_root)
-    both = (forth, tangents[0]), (back, tangents[1].covariance)
-    slope = sum(jnp.vdot(*pair, precision="highest") for pair in both)
+    inner = partial(jnp.vdot, precision="highest")
+    slope = inner(forth, tangents[0]) + inner(back, tangents[1].covariance)
     return jnp.sum(root), slope / 2
 
 
