@@ -6,6 +6,8 @@ has the only box-constrained quasi-Newton method in JAX: with ``JaxoptLbfgsb`` a
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +41,16 @@ def _jaxopt() -> Any:
     return jaxopt
 
 
+@contextmanager
+def _foreign() -> Iterator[None]:
+    """What code asks for that we cannot change: ranks that differ, and full float32 products.
+
+    jaxopt leaves it to the device how precise L-BFGS-B's are: bfloat16 on a TPU, TF32 on a GPU.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
+        yield
+
+
 def _scaled(fun: Fun, box: tuple[float, float] | None = None) -> Fun:
     """``fun`` times a factor, at the point of the box next to ``z``.
 
@@ -58,7 +70,7 @@ def _scaled(fun: Fun, box: tuple[float, float] | None = None) -> Fun:
 def _init(solver: Any, fun: Fun, z: jax.Array, box: tuple[Any, ...], args: Any) -> State:
     """As many zeros as jaxopt's state will have numbers."""
     one = jnp.ones((), z.dtype)
-    with jax.numpy_rank_promotion("allow"):
+    with _foreign():
         shapes = jax.eval_shape(solver.init_state, z, *box, one, args)
     inner = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     engine = _Engine(one, jnp.full_like(one, jnp.inf), jnp.asarray(0, jnp.int32), inner)
@@ -67,7 +79,7 @@ def _init(solver: Any, fun: Fun, z: jax.Array, box: tuple[Any, ...], args: Any) 
 
 def _begin(solver: Any, state: State, box: tuple[Any, ...], args: Any) -> State:
     """One evaluation at factor 1, whose value and gradient are then scaled by hand."""
-    with jax.numpy_rank_promotion("allow"):
+    with _foreign():
         inner = solver.init_state(state.z, *box, state.engine.unit, args)
     factor = unit(inner.grad)
     scaled = inner._replace(value=inner.value * factor, grad=inner.grad * factor)
@@ -101,7 +113,7 @@ def _update(
     solver: Any, state: State, box: tuple[Any, ...], args: Any, forgotten: dict[str, Any]
 ) -> State:
     old = state.engine
-    with jax.numpy_rank_promotion("allow"):
+    with _foreign():
         z, inner = solver.update(state.z, old.inner, *box, old.unit, args)
     if box:
         z = jnp.clip(z, *box[0])

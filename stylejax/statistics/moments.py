@@ -5,6 +5,7 @@ Sums are in the features' dtype with full float32 products on every device.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -324,7 +325,8 @@ def _shared_root_jvp(
     root = jnp.sqrt(jnp.maximum(values, jnp.square(target.noise)))[None]
     forth = _product(target.root, vectors / root, vectors.T, target.root)
     back = _product(target.inverse_root, vectors * root, vectors.T, target.inverse_root)
-    slope = jnp.vdot(forth, tangents[0]) + jnp.vdot(back, tangents[1].covariance)
+    inner = partial(jnp.vdot, precision="highest")
+    slope = inner(forth, tangents[0]) + inner(back, tangents[1].covariance)
     return jnp.sum(root), slope / 2
 
 
