@@ -351,3 +351,20 @@ def _bordered(x: jax.Array, first: jax.Array, height: int, *, repeat: bool) -> j
         new = jnp.where((place >= 0) & (place < len(x)), new, row(number))
         x = jax.lax.dynamic_update_slice_in_dim(x, new, jnp.clip(place, 0, len(x) - 1), 0)
     return x
+
+
+def kept_bytes(cut: Cut, layers: Sequence[str], *, recompute: int | None, width: int = 4) -> float:
+    """What is kept of one strip for the gradient, in bytes of ``width`` a number.
+
+    The rows that it hands on, and of blocks that are not computed again a byte for each ReLU's sign
+    and the features that are looked at.
+    """
+    kept = 0.0
+    for before, layer in _steps(cut):
+        stage = cut.stages[layer]
+        lines = 2 if layer.startswith("conv") else before.delay % 2 * layer.startswith("pool")
+        kept += width * lines * before.size[1] * before.channels
+        if recompute is not None and vgg.block_of(layer) > recompute:
+            numbers = stage.rows * stage.size[1] * stage.channels
+            kept += numbers * layer.startswith("relu") + width * numbers * (layer in layers)
+    return kept

@@ -1,0 +1,240 @@
+"""How much memory and time a run takes, and the way of evaluating it that fits.
+
+An estimate by arithmetic, before anything is compiled. The parts are what is known of the program:
+the network, what L-BFGS keeps, pictures, the photo's features, activations. What the compiler adds
+was measured (docs/scale.md) and is in the constants below.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from stylejax import memory, strips, vgg
+from stylejax.config import Config
+from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
+
+_FLOAT = 4
+_GIGA = 1e9
+# Python, JAX, and what the compiler holds while it works.
+_BASE = 0.45 * _GIGA
+# Pictures that a step has at a time, beside the pairs: variables, gradient, direction, the trial,
+# what the canvas's transform and the total variation are made of, the photo, the paintings.
+_PICTURES = 18
+# What the compiler's schedule needs over the activations that the gradient must have.
+_SCHEDULE = 1.3
+# The sides of strips that are tried, largest first.
+_SIDES = (1024, 512, 256)
+# Of the direct convolutions' operations, so many multiply-adds a second as in a matrix product.
+_EFFICIENCY = 0.9
+
+
+class Need(NamedTuple):
+    """The memory of a run at its last scale, in bytes.
+
+    Attributes:
+      program: Python, JAX and the compiler.
+      network: the weights.
+      pairs: what L-BFGS remembers, or Adam's moments.
+      pictures: everything else of the picture's size.
+      targets: the photo's features at the content layers.
+      activations: of the evaluation.
+    """
+
+    program: float
+    network: float
+    pairs: float
+    pictures: float
+    targets: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+def need(config: Config, size: tuple[int, int], params: vgg.Params, *, lanes: int = 1) -> Need:
+    """What a run takes.
+
+    Args:
+      config: the run's.
+      size: height and width of the picture.
+      params: the network.
+      lanes: what channels are padded to, see ``memory.activation_bytes``.
+    """
+    architecture = vgg.architecture_of(params)
+    network = sum(a.size * _FLOAT for arrays in params.values() for a in arrays.values())
+    picture = size[0] * size[1] * 3 * _FLOAT
+    targets = sum(
+        _FLOAT * s.height * s.width * s.channels
+        for s in memory.stages(size, config.layers, architecture, pool=config.pool)
+        if s.layer.replace("relu", "conv")
+        in {n.replace("relu", "conv") for n in config.content_layers}
+    )
+    return Need(
+        program=_BASE,
+        # On CPU wide kernels are there a second time, four times as large.
+        network=network * (5 if lanes == 1 and jax.default_backend() == "cpu" else 1),
+        pairs=_kept(config.optimizer) * picture,
+        pictures=_PICTURES * picture,
+        targets=targets,
+        activations=_activations(config, size, params, architecture, lanes),
+    )
+
+
+def _kept(optimizer: Any) -> float:
+    """Pictures that an optimizer remembers."""
+    if isinstance(optimizer, Lbfgs):
+        return 2 * optimizer.memory * (0.5 if optimizer.memory_dtype == "bfloat16" else 1)
+    if isinstance(optimizer, JaxoptLbfgs | JaxoptLbfgsb):
+        return 4 * optimizer.memory
+    return 4
+
+
+def _activations(
+    config: Config,
+    size: tuple[int, int],
+    params: vgg.Params,
+    architecture: vgg.Architecture,
+    lanes: int,
+) -> float:
+    def whole(size: tuple[int, int]) -> float:
+        return _SCHEDULE * memory.activation_bytes(
+            size, config.layers, architecture, lanes=lanes, pool=config.pool
+        )
+
+    rows = config.strip_rows(*size)
+    if rows is None:
+        return whole(size)
+    network = strips.Network(config.pool, config.padding, config.precision)
+    cut = strips.cut(params, size, config.layers, rows, network)
+    part = (cut.stages["input"].rows, size[1])
+    # The rows that each strip hands on are kept for the gradient, and so are activations that
+    # shall not be computed again.
+    kept = cut.number * strips.kept_bytes(cut, config.layers, recompute=config.recompute)
+    return whole(part) + kept
+
+
+def available(device: Any = None) -> float | None:
+    """Bytes that a run may take on a device, JAX's own choice for None; None where nobody knows."""
+    device = device or jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit")
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        try:
+            return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        except (AttributeError, ValueError, OSError):
+            return None
+
+
+def ways(config: Config) -> Iterator[Config]:
+    """The config and, ever smaller, others that make the same picture.
+
+    Strips first, which cost a fifth of the time; then pairs of bfloat16 and fewer of them, which
+    cost steps.
+    """
+    yield config
+    smaller = config
+    for side in _SIDES:
+        if config.strip is None or side < config.strip:
+            try:
+                smaller = dataclasses.replace(config, strip=side)
+            except ValueError:  # a loss that is no sum over positions
+                break
+            yield smaller
+    optimizer = smaller.optimizer
+    if not isinstance(optimizer, Lbfgs):
+        return
+    if optimizer.memory_dtype is None:
+        optimizer = dataclasses.replace(optimizer, memory_dtype="bfloat16")
+        yield dataclasses.replace(smaller, optimizer=optimizer)
+    for pairs in (10, 5, 2):
+        if pairs < optimizer.memory:
+            fewer = dataclasses.replace(optimizer, memory=pairs)
+            yield dataclasses.replace(smaller, optimizer=fewer)
+
+
+def fitting(
+    config: Config,
+    size: tuple[int, int],
+    params: vgg.Params,
+    limit: float | None,
+    *,
+    lanes: int = 1,
+) -> Config:
+    """The first of ``ways`` that takes no more than ``limit`` bytes.
+
+    Raises:
+      ValueError: where none does.
+    """
+    if limit is None:
+        return config
+    for way in ways(config):
+        found = need(way, size, params, lanes=lanes)
+        if found.total <= limit:
+            return way
+    raise ValueError(
+        f"{size[1]}x{size[0]} takes about {gigabytes(found.total)} at the least and there are "
+        f"{gigabytes(limit)}; take a smaller --size"
+    )
+
+
+def described(config: Config, size: tuple[int, int], needed: Need, limit: float | None) -> str:
+    """The plan in one line, e.g. ``4096x3072 in 24 GB: strips of 64 rows, 20 pairs, 5.1 GB``."""
+    rows = config.strip_rows(*size)
+    parts = ["whole" if rows is None else f"strips of {rows} rows"]
+    if isinstance(config.optimizer, Lbfgs):
+        narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""
+        parts.append(f"{config.optimizer.memory} pairs of L-BFGS{narrow}")
+    parts.append(f"about {gigabytes(needed.total)}")
+    within = "" if limit is None else f" in {gigabytes(limit)}"
+    return f"{size[1]}x{size[0]}{within}: {', '.join(parts)}"
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as ``3.1 GB``."""
+    return f"{count / _GIGA:.1f} GB"
+
+
+def operations(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
+    """Floating-point operations of a whole run's direct convolutions, one evaluation a step."""
+    architecture = vgg.architecture_of(params)
+    sizes = config.sizes(*size)
+    total = 0.0
+    for scale, (height, width) in enumerate(sizes):
+        through = list(memory.stages((height, width), config.layers, architecture))
+        once = sum(
+            2 * 9 * before.channels * after.channels * after.height * after.width
+            for before, after in pairwise(through)
+            if after.layer.startswith("relu")
+        )
+        # Forwards, backwards, and forwards again in strips.
+        passes = 2 if config.strip_rows(height, width) is None else 3
+        total += passes * once * config.steps_at(scale, len(sizes))
+    return total
+
+
+def seconds(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
+    """How long a run takes about, by this device's speed in a matrix product, measured here."""
+    side = 1024
+    matrix = jnp.ones((side, side))
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=config.precision))
+    jax.block_until_ready(product(matrix))
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        taken.append(time.perf_counter() - began)
+    rate = 2 * side**3 / min(taken)
+    return operations(config, size, params) * _EFFICIENCY / rate
