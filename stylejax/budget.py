@@ -29,7 +29,9 @@ _PICTURES = 18
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.3
 # The sides of strips that are tried, largest first.
-_SIDES = (1024, 512, 256)
+_SIDES = (2048, 1024, 512, 256)
+# Numbers of pairs that are tried.
+_PAIRS = (10, 5, 2)
 # Of the direct convolutions' operations, so many multiply-adds a second as in a matrix product.
 _EFFICIENCY = 0.9
 
@@ -138,31 +140,63 @@ def available(device: Any = None) -> float | None:
             return None
 
 
-def ways(config: Config) -> Iterator[Config]:
-    """The config and, ever smaller, others that make the same picture.
+def lanes(device: Any = None) -> int:
+    """What a device pads channels to."""
+    device = device or jax.devices()[0]
+    return memory.TPU_LANES if device.platform == "tpu" else 1
 
-    Strips first, which cost a fifth of the time; then pairs of bfloat16 and fewer of them, which
-    cost steps.
+
+def in_strips(config: Config) -> Iterator[Config]:
+    """The config with strips of every size that is smaller than its own.
+
+    Raises:
+      ValueError: where a loss is no sum over positions.
     """
-    yield config
-    smaller = config
     for side in _SIDES:
         if config.strip is None or side < config.strip:
-            try:
-                smaller = dataclasses.replace(config, strip=side)
-            except ValueError:  # a loss that is no sum over positions
-                break
-            yield smaller
-    optimizer = smaller.optimizer
+            yield dataclasses.replace(config, strip=side)
+
+
+def least(config: Config, size: tuple[int, int], params: vgg.Params) -> Config:
+    """Strips of the size that takes least memory, and pairs of bfloat16.
+
+    Raises:
+      ValueError: where a loss is no sum over positions.
+    """
+    config = min(in_strips(config), key=lambda way: need(way, size, params).total)
+    return next(_narrower(config), config)
+
+
+def _narrower(config: Config) -> Iterator[Config]:
+    """The config with pairs of bfloat16, then with fewer and fewer of them."""
+    optimizer = config.optimizer
     if not isinstance(optimizer, Lbfgs):
         return
     if optimizer.memory_dtype is None:
         optimizer = dataclasses.replace(optimizer, memory_dtype="bfloat16")
-        yield dataclasses.replace(smaller, optimizer=optimizer)
-    for pairs in (10, 5, 2):
+        yield dataclasses.replace(config, optimizer=optimizer)
+    for pairs in _PAIRS:
         if pairs < optimizer.memory:
             fewer = dataclasses.replace(optimizer, memory=pairs)
-            yield dataclasses.replace(smaller, optimizer=fewer)
+            yield dataclasses.replace(config, optimizer=fewer)
+
+
+def ways(config: Config, size: tuple[int, int], params: vgg.Params) -> Iterator[Config]:
+    """The config and, ever smaller, others that make the same picture.
+
+    Strips first, which cost little time; then pairs of bfloat16 and fewer of them, which cost
+    steps. A loss that is no sum over positions allows no strips.
+    """
+    yield config
+    smallest, here = config, need(config, size, params).total
+    try:
+        for way in in_strips(config):
+            if need(way, size, params).total < here:
+                smallest, here = way, need(way, size, params).total
+                yield way
+    except ValueError:
+        pass
+    yield from _narrower(smallest)
 
 
 def fitting(
@@ -173,14 +207,14 @@ def fitting(
     *,
     lanes: int = 1,
 ) -> Config:
-    """The first of ``ways`` that takes no more than ``limit`` bytes.
+    """The first of ``ways`` that takes no more than ``limit`` bytes; None is no limit.
 
     Raises:
       ValueError: where none does.
     """
     if limit is None:
         return config
-    for way in ways(config):
+    for way in ways(config, size, params):
         found = need(way, size, params, lanes=lanes)
         if found.total <= limit:
             return way

@@ -509,6 +509,26 @@ def command(
     device: Annotated[
         str, _option("--device", "auto, cpu, gpu or tpu.", "auto", panel=_OUTPUT)
     ] = "auto",
+    strip: Annotated[
+        int | None,
+        _option(
+            "--strip",
+            "Look at the picture in strips of at most N times N pixels, so that memory holds one of "
+            "them at a time; the result is the same (0: at the whole).",
+            "if memory is short",
+            panel=_OUTPUT,
+            metavar="N",
+            parser=_whole,
+        ),
+    ] = None,
+    low_memory: Annotated[
+        bool,
+        _flag(
+            "--low-memory",
+            "Take as little memory as can be: strips of the size that needs least, and pairs of "
+            "L-BFGS in bfloat16.",
+        ),
+    ] = False,
     precision: Annotated[
         str | None,
         _option(

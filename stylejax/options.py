@@ -450,6 +450,10 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         config["total_variation"] = VARIATIONS[form]
     if given["normalise_gradients"]:
         config["normalise_gradients"] = True
+    if given["strip"] is not None:
+        if given["low_memory"]:
+            raise ValueError("--strip and --low-memory are both given; take one")
+        config["strip"] = given["strip"] or None
     dreamt = dream(given)
     if dreamt is not None:
         config["dream_layers"], loss_weights["dream"] = dreamt

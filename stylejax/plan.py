@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from stylejax import arguments, companions, images, masks, options, scale, vgg, weights
+from stylejax import arguments, budget, companions, images, masks, options, scale, vgg, weights
 from stylejax.config import Config
 from stylejax.presets import Preset, folds, prepare
 
@@ -87,7 +87,21 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     network, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
+    preset = preset._replace(config=_fitting(given, preset.config, content, params, device))
     return Job(given, preset, content, photo.alpha, styles, init, marked, network, params, device)
+
+
+def _fitting(
+    given: dict[str, Any], config: Config, content: np.ndarray, params: vgg.Params, device: Any
+) -> Config:
+    """The config in the form that fits into memory, or that takes least if that is asked for."""
+    about = ((content.shape[0], content.shape[1]), params)
+    with options.naming():
+        if given["low_memory"]:
+            return budget.least(config, *about)
+        asked = given["strip"] is not None
+        limit = None if asked else budget.available(device)
+        return budget.fitting(config, *about, limit, lanes=budget.lanes(device))
 
 
 def inputs(given: dict[str, Any]) -> list[Path]:

@@ -338,9 +338,32 @@ def test_rectify_keeps_a_byte_per_number_of_a_large_layer():
     assert compiled.memory_analysis().temp_size_in_bytes < 6 * layer
 
 
+EDGES = ("edge", "edge")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 1), (3, 2)])
 def test_the_frame_s_transpose(rng, x64, size):
     height, width = size
     x, framed = rng.normal(size=(*size, 2)), rng.normal(size=(height + 2, width + 2, 2))
     forwards = np.vdot(np.pad(x, ((1, 1), (1, 1), (0, 0)), "edge"), framed)
-    assert_allclose(np.vdot(x, layers._unframed(jnp.asarray(framed))), forwards, rtol=1e-12)
+    assert_allclose(np.vdot(x, layers._unframed(jnp.asarray(framed), EDGES)), forwards, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sides", ["constant", "edge", "wrap"])
+def test_rows_that_come_with_their_neighbours(rng, x64, sides):
+    """The rows of a whole image's convolution, and the transpose's, for a slice of it."""
+    whole = {
+        "constant": layers.convolve,
+        "edge": layers.convolve_replicating,
+        "wrap": layers.convolve_circular,
+    }[sides]
+    x, kernel = rng.normal(size=(9, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    cotangent = rng.normal(size=(4, 6, 4))
+    found, pull = jax.vjp(
+        lambda x, k: layers.convolve_strip(x, k, sides=sides), x[2:8], jnp.asarray(kernel)
+    )
+    expected, pulled = jax.vjp(lambda x, k: whole(x, k)[3:7], x, jnp.asarray(kernel))
+    assert_allclose(found, expected, rtol=0, atol=1e-12)
+    for own, other in zip(pull(cotangent), pulled(cotangent), strict=True):
+        other = other[2:8] if other.shape[0] == 9 else other
+        assert_allclose(own, other, rtol=0, atol=1e-12)
