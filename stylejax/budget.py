@@ -29,7 +29,7 @@ _PICTURES = 18
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.3
 # The sides of strips that are tried, largest first.
-_SIDES = (2048, 1024, 512, 256)
+_SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
 # Of the direct convolutions' operations, so many multiply-adds a second as in a matrix product.

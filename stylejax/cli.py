@@ -513,8 +513,8 @@ def command(
         int | None,
         _option(
             "--strip",
-            "Look at the picture in strips of at most N times N pixels, so that memory holds one of "
-            "them at a time; the result is the same (0: at the whole).",
+            "Look at the picture in strips of at most N times N pixels, which memory holds one at a "
+            "time; the result is the same (0: at the whole).",
             "if memory is short",
             panel=_OUTPUT,
             metavar="N",

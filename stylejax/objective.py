@@ -91,7 +91,10 @@ def evaluate(
     }
     dream_weight = 0.0 if loss_weights.dream is None else loss_weights.dream
     dream = {layer: dream_weight / len(dream) * loss for layer, loss in dream.items()}
-    tv = loss_weights.tv * _variation(config)(image)
+    variation = _variation(config)
+    if cut is not None:  # its differences, two pictures, are cheaper computed again than kept
+        variation = jax.checkpoint(variation)
+    tv = loss_weights.tv * variation(image)
     realism = jnp.zeros((), image.dtype)
     if targets.windows is not None and loss_weights.photorealism is not None:
         realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
