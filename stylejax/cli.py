@@ -513,7 +513,7 @@ def command(
         int | None,
         _option(
             "--strip",
-            "Look at the picture in strips of at most N times N pixels, which memory holds one at a "
+            "Look at the picture in strips of at most N times N pixels, memory holding one at a "
             "time; the result is the same (0: at the whole).",
             "if memory is short",
             panel=_OUTPUT,
