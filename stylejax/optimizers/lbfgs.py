@@ -23,6 +23,9 @@ from stylejax.optimizers.minimizer import (
     unit,
 )
 
+# Of the default objective's value, with some room (docs/decisions.md, "Colab and TPUs").
+BFLOAT16_NOISE = 1e-3
+
 
 class _LbfgsEngine(NamedTuple):
     gradient: jax.Array
@@ -42,11 +45,16 @@ class Lbfgs:
         how): one evaluation per step, values that may rise, no early end, and derivatives in
         reverse mode. ``State.best`` is then the lowest iterate, not the last, which those
         programs save. The first iterate that is not finite ends the run and is not taken.
+      noise: share of a value that may be rounding. A step may then raise the value by as much,
+        where a search for a lower one would end the run. ``BFLOAT16_NOISE`` is for convolutions
+        of bfloat16 numbers (``Config.precision`` "default" on a TPU); without a line search it
+        has no part.
     """
 
     memory: int = 20
     trials: int = 20
     line_search: bool = True
+    noise: float = 0.0
 
     def _direction(self) -> Any:
         return optax.scale_by_lbfgs(memory_size=self.memory, scale_init_precond=True)
@@ -81,7 +89,15 @@ class Lbfgs:
             )
             return value * old.unit, gradient * old.unit, aux
 
-        found = search(evaluate, -uphill, value, gradient, state.aux, trials=self.trials)
+        found = search(
+            evaluate,
+            -uphill,
+            value,
+            gradient,
+            state.aux,
+            trials=self.trials,
+            noise=self.noise,
+        )
         verdict = judge(
             value,
             found.at.value,
@@ -89,6 +105,7 @@ class Lbfgs:
             sound=found.sound,
             predicted=jnp.vdot(uphill, gradient, precision="highest") / 2,
             failures=old.failures,
+            noise=self.noise,
         )
         improved = verdict.improved | first
         z = select(improved, state.z - found.at.step * uphill, state.z)
