@@ -15,7 +15,7 @@ from stylejax import colour, layers, losses, statistics, vgg
 from stylejax.canvas import PIXELS, Blank
 from stylejax.config import Config, Precision
 from stylejax.masks import Marked
-from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.optimizers import BFLOAT16_NOISE, Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.optimizers.pairs import MEMORY_DTYPES
 from stylejax.presets import PRESETS, Preset
 from stylejax.statistics import Statistic
@@ -419,6 +419,8 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     for name, possible in (("padding", PADDINGS), ("precision", PRECISIONS)):
         if given[name] is not None:
             config[name] = choice(f"--{name}", given[name], possible)
+    if config.get("precision") == "default" and isinstance(config["optimizer"], Lbfgs):
+        config["optimizer"] = dataclasses.replace(config["optimizer"], noise=BFLOAT16_NOISE)
     for name in ("content_layers", "style_layers"):
         if given[name] is not None:
             option = "--" + name.replace("_", "-")

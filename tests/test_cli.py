@@ -145,6 +145,13 @@ def test_the_record_names_statistics(run):
     ]
 
 
+def test_a_quick_precision_brings_a_search_that_knows_of_it(run):
+    for precision, noise in (("default", 1e-3), ("high", 0)):
+        _, _, output = run("--precision", precision, "--record")
+        record = json.loads(output.with_suffix(".json").read_text())
+        assert record["config"]["optimizer"]["noise"] == noise
+
+
 def test_previews(run):
     _, _, output = run("--save-every", "2", "--steps", "4", "--scales", "2")
     names = sorted(p.name for p in output.parent.glob("*.png"))

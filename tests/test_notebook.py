@@ -111,7 +111,7 @@ def test_what_a_painter_sees(ran):
     assert "step 3/3" in outputs["run"][0].data["text/plain"]
     assert len(pictures_of(outputs["run"])) == 1
     assert pictures_of(outputs["run"]) != pictures_of(outputs["pictures"])
-    assert len(pictures_of(outputs["result"])) >= 1
+    assert len(pictures_of(outputs["result"])) == 2  # the curves, the picture
     assert text_of(outputs["result"]).startswith("made.png: loss ")
     assert "made.png and made.json" in text_of(outputs["download"])
 

@@ -7,10 +7,11 @@ The contract is in ``minimizer``; ``Adam`` is optax's, ``JaxoptLbfgs`` and
 from stylejax.optimizers.adam import Adam
 from stylejax.optimizers.descent import GradientDescent
 from stylejax.optimizers.jaxopt_engines import JaxoptLbfgs, JaxoptLbfgsb
-from stylejax.optimizers.lbfgs import Lbfgs
+from stylejax.optimizers.lbfgs import BFLOAT16_NOISE, Lbfgs
 from stylejax.optimizers.minimizer import Minimizer, State, Status
 
 __all__ = [
+    "BFLOAT16_NOISE",
     "Adam",
     "GradientDescent",
     "JaxoptLbfgs",

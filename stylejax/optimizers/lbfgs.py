@@ -24,6 +24,9 @@ from stylejax.optimizers.minimizer import (
 )
 from stylejax.optimizers.pairs import MEMORY_DTYPES, Pairs, dot, empty, forgotten, uphill, with_pair
 
+# Of the default objective's value, with some room (docs/decisions.md, "Colab and TPUs").
+BFLOAT16_NOISE = 1e-3
+
 
 class _LbfgsEngine(NamedTuple):
     gradient: jax.Array
@@ -46,6 +49,10 @@ class Lbfgs:
         programs save. The first iterate that is not finite ends the run and is not taken.
       memory_dtype: what the pairs are stored in: ``"bfloat16"``, which halves them (and
         the steps then have no derivatives), ``"float32"``, or None, the image's own.
+      noise: share of a value that may be rounding. A step may then raise the value by as much,
+        where a search for a lower one would end the run. ``BFLOAT16_NOISE`` is for convolutions
+        of bfloat16 numbers (``Config.precision`` "default" on a TPU); without a line search it
+        has no part.
 
     Raises:
       ValueError: where ``memory`` is less than 1 or ``memory_dtype`` is none of these.
@@ -55,6 +62,7 @@ class Lbfgs:
     trials: int = 20
     line_search: bool = True
     memory_dtype: str | None = None
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where a setting makes no sense."""
@@ -95,7 +103,15 @@ class Lbfgs:
             )
             return value * old.unit, gradient * old.unit, aux
 
-        found = search(evaluate, direction, value, gradient, state.aux, trials=self.trials)
+        found = search(
+            evaluate,
+            direction,
+            value,
+            gradient,
+            state.aux,
+            trials=self.trials,
+            noise=self.noise,
+        )
         verdict = judge(
             value,
             found.at.value,
@@ -103,6 +119,7 @@ class Lbfgs:
             sound=found.sound,
             predicted=-dot(direction, gradient) / 2,
             failures=old.failures,
+            noise=self.noise,
         )
         improved = verdict.improved | first
         z = select(improved, state.z + found.at.step * direction, state.z)

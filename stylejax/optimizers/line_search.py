@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax.optimizers.minimizer import finite, select
+from stylejax.optimizers.minimizer import finite, risen, select
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
@@ -66,6 +66,7 @@ def search(
     aux: Any,
     *,
     trials: int,
+    noise: float = 0.0,
 ) -> Found:
     """Looks along ``direction`` for a lower value and a flatter slope, full step first.
 
@@ -79,10 +80,11 @@ def search(
       gradient: of the objective here.
       aux: what the objective reports here.
       trials: evaluations at most.
+      noise: share of a value that may be rounding: a place no higher than that counts as lower.
     """
     slope = jnp.vdot(gradient, direction, precision="highest")
     zero = jnp.zeros_like(value)
-    start = Point(zero, value, slope)
+    start = Point(zero, risen(value, noise), slope)
 
     def going(state: _Search) -> jax.Array:
         return ~state.done & (state.found.trials < trials)

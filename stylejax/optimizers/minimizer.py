@@ -150,6 +150,11 @@ class Verdict(NamedTuple):
     status: jax.Array
 
 
+def risen(value: jax.Array, noise: float) -> jax.Array:
+    """The highest value that rounding may show where it is really ``value``."""
+    return value + noise * jnp.abs(value) if noise else value
+
+
 def judge(
     before: jax.Array,
     after: jax.Array,
@@ -158,6 +163,7 @@ def judge(
     sound: jax.Array,
     predicted: jax.Array,
     failures: jax.Array,
+    noise: float = 0.0,
 ) -> Verdict:
     """Takes a step that lowered the value.
 
@@ -171,12 +177,14 @@ def judge(
       sound: False where the search met values that are not finite.
       predicted: the decrease that the quadratic model promised.
       failures: failed steps in a row before this one.
+      noise: share of a value that may be rounding.
     """
+    before = risen(before, noise)
     usable = finite(after, gradient)
     improved = usable & (after < before)
     failures = jnp.where(improved, 0, failures + 1)
     gone = improved & (norm(gradient) <= GRADIENT_GONE)
-    hopeless = predicted > NOTHING_TO_GAIN * jnp.abs(before) + NOTHING_AT_ALL
+    hopeless = predicted > max(NOTHING_TO_GAIN, noise) * jnp.abs(before) + NOTHING_AT_ALL
     why = jnp.where(hopeless, Status.STALLED, Status.CONVERGED)
     why = jnp.where(usable & sound, why, Status.NON_FINITE)
     status = jnp.where(failures >= 2, why, jnp.where(gone, Status.CONVERGED, Status.RUNNING))
