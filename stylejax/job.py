@@ -62,7 +62,7 @@ def run(job: Job) -> int:
     keep_compiled()
     with on(job.device), stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked:
         with shown(job, console) as show:
-            made, last = make(job, show, stop_asked, _begun(job))
+            made, last = make(job, show, stop_asked, begun=_begun(job))
         write(job, made)
     if not _write_companions(job, made):
         made = made._replace(interrupted=signal.SIGINT)
@@ -78,6 +78,7 @@ def make(
     job: Job,
     show: display.Show,
     stop_asked: Callable[[], int],
+    *,
     begun: saves.Save | None = None,
 ) -> tuple[Made, transfer.Progress]:
     """Goes from step to step until the end, or until it is asked to stop; and its last step.

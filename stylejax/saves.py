@@ -104,7 +104,10 @@ def write(folder: str | os.PathLike[str], save: Save) -> None:
         "words": save.words,
         "versions": record.versions(),
         "crc32": {name: _checksum(array) for name, array in arrays.items()},
+        # Which Orbax does not take.
+        "empty": {name: [a.shape, str(a.dtype)] for name, a in arrays.items() if not a.size},
     }
+    arrays = {name: array for name, array in arrays.items() if array.size}
     number = max(numbers(place), default=-1) + 1
     with _orbax(place) as orbax:
         for name in _names(place, _LEFT_OVER):
@@ -148,7 +151,8 @@ def _read(place: Path) -> Save:
             wanted["arrays"] = orbax.args.StandardRestore()
         with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
             found = checkpointer.restore(place, args=orbax.args.Composite(**wanted))
-    words, arrays = found["words"], found["arrays"] if "arrays" in wanted else {}
+    words, arrays = found["words"], dict(found["arrays"]) if "arrays" in wanted else {}
+    arrays |= {name: np.zeros(*shape_dtype) for name, shape_dtype in words["empty"].items()}
     if {name: _checksum(array) for name, array in arrays.items()} != words["crc32"]:
         raise ValueError(f"{place.name} is damaged: its checksums are wrong")
     state = {name: array for name, array in arrays.items() if name.startswith("state")}
