@@ -113,10 +113,9 @@ def _process(output: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _left(kept: Path) -> str:
-    names = [path.name for path in kept.iterdir()] if kept.is_dir() else []
-    if any("." in name for name in names):
-        return "half a save"
     numbers = saves.numbers(kept)
+    if kept.is_dir() and len([*kept.iterdir()]) > len(numbers):
+        return "half a save"
     return "nothing" if not numbers else "a start" if numbers == [0] else "a save"
 
 

@@ -1,12 +1,13 @@
 """A run in a folder, so that it survives its process: written and read by Orbax.
 
 A folder holds one run. Its saves are numbered folders, the last two; Orbax writes each beside the
-others and renames it when it is complete, so what has a number is whole, whenever the process was
-killed. What is in a save has checksums all the same, and a damaged one gives way to the one before.
+others and renames it when it is complete, and last of all come the checksums of its files. What has
+none is no save, whenever the process was killed, and a damaged one gives way to the one before.
 
 With several processes all of them call ``write`` at the same step, and the first one writes.
 """
 
+import json
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ import jax
 import numpy as np
 
 from stylejax import record
+from stylejax.files import replacing
 from stylejax.objective import LossTerms
 from stylejax.optimizers import Status
 from stylejax.place import Place
@@ -31,9 +33,9 @@ __all__ = ["KEPT", "Save", "check", "latest", "numbers", "write"]
 
 KEPT = 2
 
-_WHOLE = re.compile(r"save-\d{8}")
-# What Orbax writes into before it is whole, and what is on its way out.
-_LEFT_OVER = re.compile(r"save-\d{8}\.(orbax-checkpoint-tmp.*|removed)")
+# Ours, whole or not, with what Orbax writes into before it is.
+_OURS = re.compile(r"save-\d{8}(\.orbax-checkpoint-tmp.*)?")
+_CHECKSUMS = "checksums.json"
 
 
 class Save(NamedTuple):
@@ -75,8 +77,7 @@ def check(folder: str | os.PathLike[str], *, needed: int = 0) -> None:
         probe = place / f".stylejax-{uuid.uuid4().hex}.part"
         probe.write_bytes(b"")
         probe.unlink()
-        for name in _names(place, _LEFT_OVER):
-            shutil.rmtree(place / name)
+        _clean(place)
     except OSError as error:
         reason = error.strerror or str(error)
         raise type(error)(f"cannot save in {place} ({reason}); choose another folder") from error
@@ -103,25 +104,27 @@ def write(folder: str | os.PathLike[str], save: Save) -> None:
         "fingerprint": save.fingerprint,
         "words": save.words,
         "versions": record.versions(),
-        "crc32": {name: _checksum(array) for name, array in arrays.items()},
         # Which Orbax does not take.
         "empty": {name: [a.shape, str(a.dtype)] for name, a in arrays.items() if not a.size},
     }
     arrays = {name: array for name, array in arrays.items() if array.size}
-    number = max(numbers(place), default=-1) + 1
+    new = place / f"save-{max(numbers(place), default=-1) + 1:08}"
     with _orbax(place) as orbax:
-        for name in _names(place, _LEFT_OVER):
-            shutil.rmtree(place / name)
         items = {"words": orbax.args.JsonSave(words)}
         if arrays:
             items["arrays"] = orbax.args.StandardSave(arrays)
+        first = jax.process_index() == 0
+        if first:
+            _clean(place)
         with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(place / f"save-{number:08}", args=orbax.args.Composite(**items))
-        if jax.process_index() == 0:
+            checkpointer.save(new, args=orbax.args.Composite(**items))
+        if first:
+            checksums = json.dumps(_checksums(new)).encode()
+            with replacing(new / _CHECKSUMS) as file:
+                file.write(checksums)
             for old in _saves(place)[:-KEPT]:
-                # Renamed first: a process killed in the middle leaves no half with a number.
-                gone = old.rename(old.with_suffix(".removed"))
-                shutil.rmtree(gone)
+                (old / _CHECKSUMS).unlink()  # from here on it is no save
+                shutil.rmtree(old)
 
 
 def latest(folder: str | os.PathLike[str]) -> Save | None:
@@ -145,6 +148,9 @@ def latest(folder: str | os.PathLike[str]) -> Save | None:
 
 
 def _read(place: Path) -> Save:
+    # Before Orbax sees them, whose threads would complain of a damaged file one by one.
+    if _checksums(place) != json.loads((place / _CHECKSUMS).read_bytes()):
+        raise ValueError(f"{place.name} is damaged: its checksums are others")
     with _orbax(place) as orbax:
         wanted = {"words": orbax.args.JsonRestore()}
         if (place / "arrays").is_dir():
@@ -153,8 +159,6 @@ def _read(place: Path) -> Save:
             found = checkpointer.restore(place, args=orbax.args.Composite(**wanted))
     words, arrays = found["words"], dict(found["arrays"]) if "arrays" in wanted else {}
     arrays |= {name: np.zeros(*shape_dtype) for name, shape_dtype in words["empty"].items()}
-    if {name: _checksum(array) for name, array in arrays.items()} != words["crc32"]:
-        raise ValueError(f"{place.name} is damaged: its checksums are wrong")
     state = {name: array for name, array in arrays.items() if name.startswith("state")}
     standing = words["place"] and Place(**{**words["place"], "state": state})
     return Save(
@@ -197,15 +201,21 @@ def numbers(folder: str | os.PathLike[str]) -> list[int]:
     return [int(place.name.removeprefix("save-")) for place in _saves(Path(folder))]
 
 
-def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+def _ours(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if pattern.fullmatch(entry.name))
+    return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))
 
 
 def _saves(folder: Path) -> list[Path]:
     """The saves, oldest first."""
-    return [folder / name for name in _names(folder, _WHOLE)]
+    return [path for path in _ours(folder) if (path / _CHECKSUMS).is_file()]
+
+
+def _clean(folder: Path) -> None:
+    """Removes what never was a save, or is none any more."""
+    for path in set(_ours(folder)) - set(_saves(folder)):
+        shutil.rmtree(path)
 
 
 def _size(folder: Path) -> int:
@@ -226,8 +236,17 @@ def _arrays(save: Save) -> dict[str, np.ndarray]:
     return named | {f"frame {number:08}": frame for number, frame in enumerate(save.frames)}
 
 
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file, by its path in the folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name != _CHECKSUMS and path.is_file():
+            found[name] = 0
+            with open(path, "rb") as file:
+                while part := file.read(2**20):
+                    found[name] = zlib.crc32(part, found[name])
+    return found
 
 
 def _plain_entry(entry: record.Entry) -> dict[str, Any]:
