@@ -4,7 +4,8 @@ A folder holds one run. Its saves are numbered folders, the last two; Orbax writ
 others and renames it when it is complete, and last of all come the checksums of its files. What has
 none is no save, whenever the process was killed, and a damaged one gives way to the one before.
 
-With several processes all of them call ``write`` at the same step, and the first one writes.
+Where a run has several processes, the one that calls ``write`` writes, alone; what is not within
+its reach of an array has to be gathered before.
 """
 
 import json
@@ -113,18 +114,15 @@ def write(folder: str | os.PathLike[str], save: Save) -> None:
         items = {"words": orbax.args.JsonSave(words)}
         if arrays:
             items["arrays"] = orbax.args.StandardSave(arrays)
-        first = jax.process_index() == 0
-        if first:
-            _clean(place)
-        with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
+        _clean(place)
+        with _checkpointer(orbax) as checkpointer:
             checkpointer.save(new, args=orbax.args.Composite(**items))
-        if first:
-            checksums = json.dumps(_checksums(new)).encode()
-            with replacing(new / _CHECKSUMS) as file:
-                file.write(checksums)
-            for old in _saves(place)[:-KEPT]:
-                (old / _CHECKSUMS).unlink()  # from here on it is no save
-                shutil.rmtree(old)
+        checksums = json.dumps(_checksums(new)).encode()
+        with replacing(new / _CHECKSUMS) as file:
+            file.write(checksums)
+        for old in _saves(place)[:-KEPT]:
+            (old / _CHECKSUMS).unlink()  # from here on it is no save
+            shutil.rmtree(old)
 
 
 def latest(folder: str | os.PathLike[str]) -> Save | None:
@@ -155,7 +153,7 @@ def _read(place: Path) -> Save:
         wanted = {"words": orbax.args.JsonRestore()}
         if (place / "arrays").is_dir():
             wanted["arrays"] = orbax.args.StandardRestore()
-        with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer(orbax) as checkpointer:
             found = checkpointer.restore(place, args=orbax.args.Composite(**wanted))
     words, arrays = found["words"], dict(found["arrays"]) if "arrays" in wanted else {}
     arrays |= {name: np.zeros(*shape_dtype) for name, shape_dtype in words["empty"].items()}
@@ -187,6 +185,23 @@ def _orbax(place: Path) -> Iterator[Any]:
         raise OSError(f"cannot use {place} ({_first_line(error)}); see to its disk") from error
     finally:
         log.setLevel(level)
+
+
+def _checkpointer(orbax: Any) -> Any:
+    """Of this process, which waits for no other."""
+    own = jax.process_index()
+    alone = {
+        "multiprocessing_options": orbax.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"stylejax{own}"
+        )
+    }
+    handlers = {
+        "arrays": orbax.StandardCheckpointHandler(**alone),
+        "words": orbax.JsonCheckpointHandler(**alone),
+    }
+    options = orbax.handlers.CompositeOptions(**alone)
+    composite = orbax.CompositeCheckpointHandler(composite_options=options, **handlers)
+    return orbax.Checkpointer(composite, **alone)
 
 
 def _first_line(error: Exception) -> str:
