@@ -180,8 +180,8 @@ def _orbax(place: Path) -> Iterator[Any]:
     log.setLevel(logging.CRITICAL + 1)  # tracebacks of its threads, whose errors are raised as well
     try:
         yield orbax.checkpoint
-    # Of every kind: tensorstore's errors are ValueErrors.
-    except Exception as error:
+    # tensorstore has only ValueErrors.
+    except (OSError, ValueError, RuntimeError) as error:
         raise OSError(f"cannot use {place} ({_first_line(error)}); see to its disk") from error
     finally:
         log.setLevel(level)
@@ -199,7 +199,7 @@ def _checkpointer(orbax: Any) -> Any:
         "arrays": orbax.StandardCheckpointHandler(**alone),
         "words": orbax.JsonCheckpointHandler(**alone),
     }
-    options = orbax.handlers.CompositeOptions(**alone)
+    options = orbax.CompositeOptions(**alone)
     composite = orbax.CompositeCheckpointHandler(composite_options=options, **handlers)
     return orbax.Checkpointer(composite, **alone)
 
