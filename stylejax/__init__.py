@@ -25,7 +25,7 @@ from stylejax.objective import evaluate, make_targets
 from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer, Status
 
 # Style transfer
-from stylejax.transfer import History, Progress, Result, iterate, stylize
+from stylejax.transfer import History, Place, Progress, Result, iterate, stylize
 from stylejax.sweeps import Cell, sweep
 
 __version__ = "0.1.0"
@@ -46,6 +46,7 @@ __all__ = [
     "LossTerms",
     "LossWeights",
     "Minimizer",
+    "Place",
     "Progress",
     "Result",
     "Statistic",

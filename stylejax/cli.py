@@ -1,8 +1,8 @@
 """The command line: a photo and paintings in, a picture out.
 
 ``main(argv)`` returns an exit status: 0, 1 where the run stalled or met NaN (the best picture is
-kept), 2 for a wrong input (one line, nothing written), 130 after Ctrl-C (the picture so far is
-kept).
+kept), 2 for a wrong input (one line, nothing written), 130 after Ctrl-C and 143 after SIGTERM (the
+picture so far is kept).
 """
 
 import sys
@@ -14,7 +14,7 @@ import jax
 import typer
 
 import stylejax
-from stylejax import commands, figure, grid, job, options, synthesis
+from stylejax import commands, figure, grid, job, options, resumption, synthesis
 from stylejax.colour import Colour
 from stylejax.commands import number as _number
 from stylejax.commands import option as _option
@@ -486,6 +486,28 @@ def command(
             parser=_whole,
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        _option(
+            "--checkpoint",
+            "Save the run in a folder of its own from time to time, and when it is stopped.",
+            panel=_OUTPUT,
+            metavar="FOLDER",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        float | None,
+        _option(
+            "--checkpoint-every",
+            "Seconds from one save to the next (0: after every step).",
+            resumption.SECONDS,
+            panel=_OUTPUT,
+            parser=_number,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, _flag("--resume", "Go on with the run that is saved in --checkpoint FOLDER.")
+    ] = False,
     network: Annotated[
         str,
         _option(

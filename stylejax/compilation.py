@@ -25,6 +25,7 @@ def compiling(
     key: jax.Array,
     guides: Guides | None,
     *,
+    carried: State | None = None,
     sizes: Sequence[tuple[int, int]],
     length: int,
     config: Config,
@@ -46,7 +47,7 @@ def compiling(
     futures: list[Future[State]] = []
     try:
         for picture, size in zip([start, *coming], sizes, strict=True):
-            before = futures[-1] if futures and config.carry else None
+            before = futures[-1] if futures and config.carry else carried
             futures.append(submit(picture, loss_weights, key, guides, before, size=size))
         yield futures
     finally:
@@ -62,7 +63,7 @@ def _submit(
     loss_weights: LossWeights,
     key: jax.Array,
     guides: Guides | None,
-    carried: Future[State] | None,
+    carried: Future[State] | State | None,
     *,
     size: tuple[int, int],
     length: int,
@@ -80,7 +81,8 @@ def _submit(
         # Contexts are a thread's own.
         with jax.default_device(device), jax.enable_x64(wide):
             # The scale before was this thread's work until now: there is nothing to wait for.
-            preparing = traced or trace(carried=carried and carried.result())
+            ended = carried.result() if isinstance(carried, Future) else carried
+            preparing = traced or trace(carried=ended)
             state, targets = preparing.out_info
             step = (state, params, targets, loss_weights, 1)
             advance.lower(*step, length=length, config=config).compile()

@@ -128,6 +128,7 @@ _WITHOUT = (
     *("paintings", "content_weight", "style_weight", "style_blend_weights"),
     *("mask", "style_mask", "content_mask", "labels", "style_labels", "region_weights"),
     *("save_every", "write_record", "plot", "sheet", "animation", "animation_every"),
+    *("checkpoint", "checkpoint_every", "resume"),
 )
 
 
@@ -293,7 +294,7 @@ def _make(
     figure: Figure,
     done: list[tuple[Cell, job.Made]],
     console: rich.console.Console,
-    stop_asked: Callable[[], bool],
+    stop_asked: Callable[[], int],
 ) -> bool:
     """Fills ``done``; False if it was stopped before the last cell, whose picture is left out."""
     quiet = figure.job.given["quiet"]

@@ -245,7 +245,7 @@ def _value(axis: Axis, value: str) -> str:
 
 
 def _check_common(own: dict[str, Any], given: dict[str, Any]) -> None:
-    for name in ("save_every", "plot", "sheet", "animation"):
+    for name in ("save_every", "plot", "sheet", "animation", "checkpoint", "resume"):
         if own[name]:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} works with one picture only, not with grid")
@@ -270,7 +270,7 @@ def _make(
     planned: Plan,
     done: dict[int, Done],
     console: rich.console.Console,
-    stop_asked: Callable[[], bool],
+    stop_asked: Callable[[], int],
 ) -> bool:
     """Fills ``done``, by place; False if it was stopped before the last cell."""
     cells = [_cell(own) for own in planned.jobs]
@@ -294,7 +294,7 @@ def _made(
     cells: Sequence[sweeps.Cell],
     batch: sweeps.Batch,
     console: rich.console.Console,
-    stop_asked: Callable[[], bool],
+    stop_asked: Callable[[], int],
 ) -> list[tuple[int, Done]]:
     """The cells of a batch; none where it was stopped."""
     if batch.lanes > 1:

@@ -4,10 +4,9 @@ import json
 import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +14,26 @@ import jax
 import numpy as np
 import rich.console
 
-from stylejax import companions, display, images, record, scale, transfer, weights
+from stylejax import (
+    companions,
+    display,
+    images,
+    record,
+    resumption,
+    saves,
+    scale,
+    transfer,
+    weights,
+)
+from stylejax.interruption import stop_on, stop_on_ctrl_c
 from stylejax.optimizers import Status
 from stylejax.plan import Job, inputs, plan
 
-__all__ = ["Job", "inputs", "plan", "run"]
+__all__ = ["Job", "inputs", "plan", "run", "stop_on_ctrl_c"]
 
 FAILED = 1
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class Made(NamedTuple):
@@ -33,26 +43,29 @@ class Made(NamedTuple):
       picture: ``[H, W, 3]`` at the picture's size.
       trace: a run's entries, from its start on.
       seconds: from the start, compiling included.
-      interrupted: whether it was stopped before its end.
+      interrupted: the signal that stopped it before its end, 0 if none did.
       frames: of an animation, ``[h, w, 3]`` uint8.
+      saved: whether its end is in ``--checkpoint``.
     """
 
     picture: np.ndarray
     trace: list[record.Entry]
     seconds: float
-    interrupted: bool = False
+    interrupted: int = 0
     frames: tuple[np.ndarray, ...] = ()
+    saved: bool = False
 
 
 def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
     keep_compiled()
-    with on(job.device), shown(job, console) as show, stop_on_ctrl_c() as stop_asked:
-        made, last = make(job, show, stop_asked)
-    write(job, made)
+    with on(job.device), stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked:
+        with shown(job, console) as show:
+            made, last = make(job, show, stop_asked, begun=_begun(job))
+        write(job, made)
     if not _write_companions(job, made):
-        made = made._replace(interrupted=True)
+        made = made._replace(interrupted=signal.SIGINT)
     return _tell(job, console, made, last)
 
 
@@ -62,22 +75,51 @@ def on(device: Any) -> AbstractContextManager[Any]:
 
 
 def make(
-    job: Job, show: display.Show, stop_asked: Callable[[], bool]
+    job: Job,
+    show: display.Show,
+    stop_asked: Callable[[], int],
+    *,
+    begun: saves.Save | None = None,
 ) -> tuple[Made, transfer.Progress]:
-    """Goes from step to step until the end, or until it is asked to stop; and its last step."""
-    began, trace, frames, interrupted = time.monotonic(), [], [], False
-    every = _frame_steps(job)
-    for last in _progress(job):  # it yields at least the start
-        trace.append(record.entry(last))
+    """Goes from step to step until the end, or until it is asked to stop; and its last step.
+
+    Args:
+      job: the run.
+      show: called with every ``Progress``.
+      stop_asked: the number of a signal that asks for it, else 0.
+      begun: of ``resumption.begin``; None saves nothing.
+    """
+    began, interrupted = time.monotonic(), 0
+    past, saving = begun or saves.Save({}), begun is not None
+    del begun  # and soon its state, whose memory is wanted
+    trace, frames, every = [*past.trace], [*past.frames], _frame_steps(job)
+    due, new = began + resumption.seconds(job.given), False
+
+    def kept(last: transfer.Progress) -> saves.Save:
+        taken = past.seconds + time.monotonic() - began
+        return past._replace(place=last.place, trace=trace, frames=frames, seconds=taken)
+
+    for last in _progress(job, past.place):  # it yields at least the start
+        past = past._replace(place=None)
         show(last)
-        taken = record.steps_taken(trace)
-        companions.preview(job.given, last, taken=taken)
-        frames += companions.frame(last, taken=taken, every=every)
+        if len(last.history.taken):  # else it is where the run goes on from, and was told before
+            new = True
+            trace.append(record.entry(last))
+            taken = record.steps_taken(trace)
+            companions.preview(job.given, last, taken=taken)
+            frames += companions.frame(last, taken=taken, every=every)
         if interrupted := stop_asked():
             break
+        if saving and time.monotonic() >= due:
+            new = not resumption.save(job.given, kept(last))
+            due = time.monotonic() + resumption.seconds(job.given)
+    saved = saving and (not new or resumption.save(job.given, kept(last)))
     size = (job.content.shape[0], job.content.shape[1])
     picture = np.asarray(scale.resized(last.image, size, job.preset.config))
-    return Made(picture, trace, time.monotonic() - began, interrupted, tuple(frames)), last
+    spent = past.seconds + time.monotonic() - began
+    # Without its state, which nobody wants any more.
+    last = last._replace(place=last.place._replace(state=None))
+    return Made(picture, trace, spent, interrupted, tuple(frames), saved), last
 
 
 def keep_compiled() -> None:
@@ -96,47 +138,35 @@ def _frame_steps(job: Job) -> int:
     return companions.frame_steps(job.given, job.preset.config, (height, width))
 
 
-def _progress(job: Job) -> Any:
+def _begun(job: Job) -> saves.Save | None:
+    network = f"{job.network.origin.network} ({job.network.path.name})"
+    every = _frame_steps(job)
+    return resumption.begin(job.given, _arguments(job), network=network, frame_steps=every)
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    """Of ``iterate``, all on which the picture depends."""
+    return {
+        "params": job.params,
+        "content": job.content,
+        "styles": job.styles,
+        "config": job.preset.config,
+        "loss_weights": job.preset.loss_weights,
+        "key": jax.random.key(job.given["seed"]),
+        "init": job.init,
+        "guides": job.marked.guides if job.marked else None,
+    }
+
+
+def _progress(job: Job, place: transfer.Place | None) -> Any:
     device = job.device or jax.devices()[0]
     save_every = job.given["save_every"]
     # A preview after each step where steps are slow, after up to ten where waiting for the
     # preview would be.
     kept = [n for n in (save_every, _frame_steps(job)) if n]
     steps = [n for n in range(1, 11) if all(k % n == 0 for k in kept)]
-    return transfer.iterate(
-        job.params,
-        job.content,
-        job.styles,
-        config=job.preset.config,
-        loss_weights=job.preset.loss_weights,
-        key=jax.random.key(job.given["seed"]),
-        init=job.init,
-        guides=job.marked.guides if job.marked else None,
-        every=1 if device.platform == "cpu" else max(steps),
-    )
-
-
-@contextmanager
-def stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
-    """A first Ctrl-C is asked about between steps; a second one interrupts at once.
-
-    An exception in the middle of JAX's tracing and compiling could leave it in pieces.
-    """
-    asked = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # where no handler can be set, nobody presses Ctrl-C
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+    every = 1 if device.platform == "cpu" else max(steps)
+    return transfer.iterate(**_arguments(job), every=every, resume=place)
 
 
 def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
@@ -219,7 +249,9 @@ def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Pr
     status, output = record.worst(made.trace), job.given["output"]
     height, width = job.content.shape[:2]
     if made.interrupted:
-        message, code = f"interrupted at {display.scale_text(last)}, step {last.step}", INTERRUPTED
+        message = f"interrupted at {display.scale_text(last)}, step {last.step}"
+        message += "; --resume goes on from there" if made.saved else ""
+        code = 128 + made.interrupted
     elif status in (Status.STALLED, Status.NON_FINITE):
         message, code = status.message, FAILED
     else:

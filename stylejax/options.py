@@ -63,6 +63,31 @@ SPACES = {"srgb": colour.SRGB, "linear": colour.LINEAR, "oklab": colour.OKLAB}
 DREAM_WEIGHT = 10.0
 # Fields of Config that the command line calls by another name.
 RENAMED = {"steps_per_scale": "scale_steps"}
+# The options behind arguments of a run, as ``fingerprints`` calls them, where their names differ.
+_BEHIND = {
+    "content": ("photo",),
+    "styles": ("paintings",),
+    "guides": ("mask", "style_mask", "content_mask", "labels", "style_labels"),
+    "params": ("network", "weights_file"),
+    "key": ("seed",),
+    "config.style_statistic": ("style_statistic", "style_layers"),
+    "config.total_variation": ("tv_form",),
+    "config.pool": ("pooling",),
+    "config.steps_per_scale": ("scale_steps",),
+    "config.first_steps": ("steps",),
+    "config.noise": ("init",),
+    "config.blank": ("init",),
+    "config.colour": ("colour", "colour_space", "colour_strength"),
+    "config.canvas": ("optimizer",),
+    "config.optimizer": ("optimizer",),
+    "loss_weights.content": ("content_weight",),
+    "loss_weights.style": ("style_weight",),
+    "loss_weights.tv": ("tv_weight",),
+    "loss_weights.styles": ("style_blend_weights", "mask", "labels"),
+    "loss_weights.regions": ("region_weights", "mask", "labels"),
+    "loss_weights.dream": ("dream_weight", "dream_layers"),
+}
+_PLACES = {"photo": "PHOTO", "paintings": "PAINTING", "weights_file": "--weights"}
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
 
@@ -223,6 +248,23 @@ def start(option: str, text: str) -> Start:
             "picture"
         )
     return Start(0.0, Path(text))
+
+
+def behind(argument: str, given: Collection[str]) -> tuple[str, ...]:
+    """The options, by their names in ``given``, that may be behind an argument of a run.
+
+    >>> behind("config.optimizer.memory", ("memory", "preset")), behind("styles[1]", ())
+    (('memory', 'preset'), ('paintings',))
+    """
+    whole = argument.partition("[")[0]
+    own = whole.rpartition(".")[2]
+    named = _BEHIND.get(whole) or ((own,) if own in given else ())
+    return (*named, "preset") if "." in whole or whole == "params" else named
+
+
+def called(name: str) -> str:
+    """An option as it is written on the command line, by its name in ``given``."""
+    return _PLACES.get(name) or _flag(name)
 
 
 def _flag(name: str, value: Any = None) -> str:

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from stylejax import arguments, budget, companions, images, masks, options, scale, vgg, weights
+from stylejax import (
+    arguments,
+    budget,
+    companions,
+    images,
+    masks,
+    options,
+    resumption,
+    scale,
+    vgg,
+    weights,
+)
 from stylejax.config import Config
 from stylejax.presets import Preset, folds, prepare
 
@@ -57,6 +68,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     _check_numbers(given)
     _check_output(given)
     companions.check(given, inputs(given))
+    resumption.check(given)
     preset, start_file = options.build(given, len(given["paintings"]))
     device = _device(given["device"])
     once = partial(_once, {} if kept is None else kept)

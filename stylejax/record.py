@@ -6,6 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ def plain(value: Any) -> Any:
         return plain(value._asdict())
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, partial):
+        return {"kind": plain(value.func), "arguments": plain(value.args), **plain(value.keywords)}
     if callable(value):
         return value.__name__
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
@@ -105,18 +108,24 @@ def by_scale(trace: Sequence[Progress] | Sequence[Entry]) -> tuple[History, ...]
     )
 
 
+def joined(trace: Sequence[Entry]) -> list[Entry]:
+    """One for each scale: its last, with the rows of all."""
+    last = {item.scale: item for item in trace}
+    rows = by_scale(trace)
+    return [item._replace(history=h) for item, h in zip(last.values(), rows, strict=True)]
+
+
 def history(trace: Sequence[Entry]) -> list[dict[str, Any]]:
     """A run's rows, one record per scale with a column per term; the first row is the start."""
-    last = {item.scale: item for item in trace}
     return [
         {
             "width": item.width,
             "height": item.height,
             "status": item.status.name.lower(),
-            "evaluations": plain(rows.evaluations),
-            **plain(rows.terms),
+            "evaluations": plain(item.history.evaluations),
+            **plain(item.history.terms),
         }
-        for item, rows in zip(last.values(), by_scale(trace), strict=True)
+        for item in joined(trace)
     ]
 
 

@@ -224,28 +224,35 @@ def run(
 def walk(
     state: State,
     params: vgg.Params,
-    targets: Targets,
+    targets: Targets | None,
     loss_weights: LossWeights,
     *,
     steps: int,
     every: int,
     config: Config,
+    taken: int | None = None,
 ) -> Iterator[Stretch]:
     """The run of ``run``, handed over at its start, every few steps, and at its end.
 
     Args:
-      state: of ``prepare``; it is used up.
+      state: of ``prepare``, or of a ``Stretch``; it is used up.
       params: the network.
-      targets: of ``prepare``.
+      targets: of ``prepare``; None where nothing is left to do.
       loss_weights: the coefficients.
       steps: to take at this scale.
       every: steps from one stretch to the next.
       config: everything static.
+      taken: steps that have led to ``state``, which is then handed over first, without rows, as
+        they were with the stretches before it; None where it is ``prepare``'s.
     """
     ahead = partial(advance, length=every, config=config)
-    state, rows = ahead(state, params, targets, loss_weights, 1)
-    rows = _taken(rows)._replace(taken=np.asarray([False]))
-    step = 0
+    if taken is None:
+        state, rows = ahead(state, params, targets, loss_weights, 1)
+        rows = _taken(rows)._replace(taken=np.asarray([False]))
+    else:
+        here = History(state.aux, state.evaluations, np.asarray(True))
+        rows = jax.tree.map(lambda value: np.asarray(value)[None][:0], here)
+    step = taken or 0
     while True:
         status = Status(int(state.status))
         yield Stretch(

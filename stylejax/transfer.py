@@ -21,9 +21,10 @@ from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
-from stylejax.scale import Array, History, at_hand, prepare, run, walk
+from stylejax.place import Place, fitted, over, preceding, restored
+from stylejax.scale import Array, History, Stretch, at_hand, prepare, run, walk
 
-__all__ = ["History", "Progress", "Result", "iterate", "stylize"]
+__all__ = ["History", "Place", "Progress", "Result", "iterate", "stylize"]
 
 
 class Result(NamedTuple):
@@ -56,6 +57,8 @@ class Progress(NamedTuple):
       history: NumPy rows of the steps since the last ``Progress``.
       evaluations: at all scales so far.
       status: of this scale.
+      place: what ``iterate`` can go on from; its arrays are used up when the loop goes on at this
+        scale, so save or copy them before.
     """
 
     scale: int
@@ -67,6 +70,7 @@ class Progress(NamedTuple):
     history: History
     evaluations: int
     status: Status
+    place: Place
 
 
 def stylize(
@@ -149,11 +153,12 @@ def iterate(
     init: Array | None = None,
     guides: Guides | None = None,
     every: int = 10,
+    resume: Place | None = None,
 ) -> Iterator[Progress]:
     """The run of ``stylize``, handed over every few steps; stop it by leaving the loop.
 
     Args:
-      params: as for ``stylize``, like all arguments but the last.
+      params: as for ``stylize``, like all arguments but the last two.
       content: as for ``stylize``.
       styles: as for ``stylize``.
       config: as for ``stylize``.
@@ -162,13 +167,17 @@ def iterate(
       init: as for ``stylize``.
       guides: as for ``stylize``.
       every: steps between two ``Progress``; the picture does not depend on it.
+      resume: the ``Place`` of a run with the same arguments, to go on from; ``saves`` keeps it in a
+        folder. On CPU the rest is the same to the last bit.
 
     Yields:
       First the start of each scale (``step`` 0), then every ``every`` steps and at its end. The
-      last one's image is ``stylize``'s.
+      last one's image is ``stylize``'s. With ``resume`` first that place, whose ``history`` has no
+      rows, because they were handed over before; then what is after it.
 
     Raises:
-      ValueError: as ``stylize``, at the call, not at the first use.
+      ValueError: as ``stylize``, at the call, not at the first use; a ``resume`` that is no place
+        of such a run.
     """
     config, loss_weights = config or Config(), loss_weights or DEFAULT_WEIGHTS
     arguments.check(
@@ -185,7 +194,9 @@ def iterate(
         raise ValueError(f"every is {every}; it must be at least 1")
     photo, paintings, start = colour.prepare(config.colour, content, styles, init)
     colours, config = config.colour, replace(config, colour=None)
-    walked = _pyramid(params, photo, paintings, config, loss_weights, key, guides, start, every)
+    given = (params, photo, paintings, config, loss_weights, key, guides)
+    place = None if resume is None else fitted(resume, *given)
+    walked = _pyramid(*given, start, every, place)
     return (
         progress._replace(image=np.asarray(colour.finish(colours, progress.image, content)))
         for progress in walked
@@ -202,32 +213,56 @@ def _pyramid(
     guides: Guides | None,
     picture: Array | None,
     every: int,
+    place: Place | None,
 ) -> Iterator[Progress]:
     params = at_hand(params)
     sizes = config.sizes(*content.shape[:2])
-    given = (params, content, styles, picture, loss_weights, key, guides)
-    with compiling(*given, sizes=sizes, length=every, config=config) as compiled:
-        before, carried = 0, None
-        start = partial(prepare, params, content, styles, config=config)
-        for scale, size in enumerate(sizes):
-            wait([compiled[scale]])
+    walked = partial(walk, params=params, loss_weights=loss_weights, every=every, config=config)
+    first, before, carried = 0, 0, None
+    if place is not None:
+        first, before = place.scale, place.evaluations
+    if place is not None and over(place, config, len(sizes)):
+        # Nothing of this scale is compiled but its picture.
+        (reached,) = walked(place.state, targets=None, steps=place.step, taken=place.step)
+        yield _progress(reached, first, len(sizes), config, before)
+        picture, before = reached.image, before + reached.evaluations
+        carried = reached.state if config.carry else None
+        first, place = first + 1, None
+    elif first:
+        given = (params, content, styles, config, loss_weights, key, guides)
+        picture, carried = preceding(*given, size=sizes[first - 1])
+    if first == len(sizes):
+        return
+    start = partial(prepare, params, content, styles, config=config)
+    programs = partial(compiling, sizes=sizes[first:], length=every, config=config)
+    shaped = (params, content, styles, picture, loss_weights, key, guides)
+    with programs(*shaped, carried=carried) as compiled:
+        for scale, done in enumerate(compiled, first):
+            wait([done])
+            size, steps = sizes[scale], config.steps_at(scale, len(sizes))
             state, targets = start(
                 picture, loss_weights, key, guides=guides, carried=carried, size=size
             )
-            steps = config.steps_at(scale, len(sizes))
-            for reached in walk(
-                state, params, targets, loss_weights, steps=steps, every=every, config=config
-            ):
-                yield Progress(
-                    scale=scale,
-                    scales=len(sizes),
-                    step=reached.step,
-                    steps=steps,
-                    image=reached.image,
-                    terms=reached.terms,
-                    history=reached.rows,
-                    evaluations=before + reached.evaluations,
-                    status=reached.status,
-                )
+            taken = None
+            if place is not None:  # this is its scale
+                state, taken = restored(place.state, state), place.step
+                place = None  # and with it the memory of what was saved
+            for reached in walked(state, targets=targets, steps=steps, taken=taken):
+                yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
             carried = reached.state if config.carry else None
+
+
+def _progress(reached: Stretch, scale: int, scales: int, config: Config, before: int) -> Progress:
+    return Progress(
+        scale=scale,
+        scales=scales,
+        step=reached.step,
+        steps=config.steps_at(scale, scales),
+        image=reached.image,
+        terms=reached.terms,
+        history=reached.rows,
+        evaluations=before + reached.evaluations,
+        status=reached.status,
+        place=Place(scale, reached.step, before, reached.state),
+    )

@@ -22,10 +22,11 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 
 # Whoever does not use these does not wait for them, nor need them.
 OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "gradio")
-OPTIONAL += ("matplotlib", "av")
+OPTIONAL += ("matplotlib", "av", "orbax")
 
 # The command line: the only modules that may print, and that no other module imports.
 SHELL = {"cli.py", "commands.py", "figure.py", "grid.py", "job.py", "plan.py", "synthesis.py"}
+SHELL |= {"resumption.py"}
 
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
@@ -178,6 +179,7 @@ def test_one_module_knows_each_tool():
             users.setdefault(package, set()).add(name)
     assert users["PIL"] == {"animation.py", "images.py", "sheet.py"}
     assert (users["matplotlib"], users["av"]) == ({"plots.py"}, {"animation.py"})
+    assert users["orbax"] == {"saves.py"}
     assert users["jaxopt"] == {"optimizers/jaxopt_engines.py".replace("/", os.sep)}
     assert not users.keys() & {"keras", "torch", "tensorflow", "scipy"}
 
