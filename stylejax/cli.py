@@ -14,7 +14,7 @@ import jax
 import typer
 
 import stylejax
-from stylejax import commands, figure, grid, job, options, resumption, synthesis
+from stylejax import commands, fallback, figure, grid, job, options, resumption, synthesis
 from stylejax.colour import Colour
 from stylejax.commands import number as _number
 from stylejax.commands import option as _option
@@ -610,9 +610,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _refuse(str(error))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error).lower():
+        if not fallback.ran_out(error):
             raise
-        return _refuse("out of memory; take a smaller --size, or fewer --memory pictures of L-BFGS")
+        return _refuse("out of memory; take a smaller --size, or --low-memory")
     except KeyboardInterrupt:
         _refuse("interrupted before there was a picture; nothing was written")
         return job.INTERRUPTED

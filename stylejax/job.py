@@ -5,8 +5,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ import numpy as np
 import rich.console
 
 from stylejax import (
+    budget,
     companions,
     display,
+    fallback,
     images,
     record,
     resumption,
@@ -25,6 +28,7 @@ from stylejax import (
     transfer,
     weights,
 )
+from stylejax.config import Config
 from stylejax.interruption import stop_on, stop_on_ctrl_c
 from stylejax.optimizers import Status
 from stylejax.plan import Job, inputs, plan
@@ -34,6 +38,9 @@ __all__ = ["Job", "inputs", "plan", "run", "stop_on_ctrl_c"]
 FAILED = 1
 
 INTERRUPTED = 128 + signal.SIGINT
+
+# From so many pixels on a run is told before it begins.
+_LARGE = 2**20
 
 
 class Made(NamedTuple):
@@ -61,6 +68,7 @@ def run(job: Job) -> int:
     console = display.console()
     keep_compiled()
     with on(job.device), stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked:
+        _tell_plan(job, console)
         with shown(job, console) as show:
             made, last = make(job, show, stop_asked, begun=_begun(job))
         write(job, made)
@@ -110,6 +118,7 @@ def make(
             frames += companions.frame(last, taken=taken, every=every)
         if interrupted := stop_asked():
             break
+        saving = saving and last.place is not None
         if saving and time.monotonic() >= due:
             new = not resumption.save(job.given, kept(last))
             due = time.monotonic() + resumption.seconds(job.given)
@@ -118,7 +127,7 @@ def make(
     picture = np.asarray(scale.resized(last.image, size, job.preset.config))
     spent = past.seconds + time.monotonic() - began
     # Without its state, which nobody wants any more.
-    last = last._replace(place=last.place._replace(state=None))
+    last = last._replace(place=last.place and last.place._replace(state=None))
     return Made(picture, trace, spent, interrupted, tuple(frames), saved), last
 
 
@@ -158,7 +167,7 @@ def _arguments(job: Job) -> dict[str, Any]:
     }
 
 
-def _progress(job: Job, place: transfer.Place | None) -> Any:
+def _progress(job: Job, place: transfer.Place | None) -> Iterator[transfer.Progress]:
     device = job.device or jax.devices()[0]
     save_every = job.given["save_every"]
     # A preview after each step where steps are slow, after up to ten where waiting for the
@@ -166,7 +175,32 @@ def _progress(job: Job, place: transfer.Place | None) -> Any:
     kept = [n for n in (save_every, _frame_steps(job)) if n]
     steps = [n for n in range(1, 11) if all(k % n == 0 for k in kept)]
     every = 1 if device.platform == "cpu" else max(steps)
-    return transfer.iterate(**_arguments(job), every=every, resume=place)
+
+    def run(config: Config, init: Any) -> Iterator[transfer.Progress]:
+        given = {**_arguments(job), "config": config, "init": init}
+        whole = config is job.preset.config
+        return transfer.iterate(**given, every=every, resume=place if whole else None)
+
+    return fallback.surviving(
+        run,
+        job.preset.config,
+        job.init,
+        size=(job.content.shape[0], job.content.shape[1]),
+        params=job.params,
+        tell=partial(print, file=sys.stderr),
+    )
+
+
+def _tell_plan(job: Job, console: rich.console.Console) -> None:
+    """Says in a line how a large picture is worked on, what memory it takes and how long."""
+    config, size = job.preset.config, (job.content.shape[0], job.content.shape[1])
+    if job.given["quiet"] or (config.strip_rows(*size) is None and np.prod(size) < _LARGE):
+        return
+    lanes = budget.lanes(job.device)
+    needed = budget.need(config, size, job.params, lanes=lanes)
+    told = budget.described(config, size, needed, budget.available(job.device))
+    seconds = display.duration(budget.seconds(config, size, job.params))
+    console.print(f"{told}, about {seconds}", soft_wrap=True, highlight=False)
 
 
 def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:

@@ -57,8 +57,8 @@ class Progress(NamedTuple):
       history: NumPy rows of the steps since the last ``Progress``.
       evaluations: at all scales so far.
       status: of this scale.
-      place: what ``iterate`` can go on from; its arrays are used up when the loop goes on at this
-        scale, so save or copy them before.
+      place: what ``iterate`` can go on from (never None as it yields it); its arrays are used up
+        when the loop goes on at this scale, so save or copy them before.
     """
 
     scale: int
@@ -70,7 +70,7 @@ class Progress(NamedTuple):
     history: History
     evaluations: int
     status: Status
-    place: Place
+    place: Place | None
 
 
 def stylize(

@@ -1,0 +1,102 @@
+"""The plan of memory and time: arithmetic by hand, the order of ways, what is refused."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from stylejax import Adam, Config, Lbfgs, budget, statistics, vgg
+
+SIZE = (3072, 4096)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Shapes are enough."""
+    return jax.eval_shape(lambda key: vgg.random_params(key), jax.random.key(0))
+
+
+def test_parts_by_hand(params):
+    needed = budget.need(Config(), (512, 512), params)
+    picture = 512 * 512 * 3 * 4
+    assert needed.pairs == 2 * 20 * picture
+    assert needed.targets == 64 * 64 * 512 * 4  # relu4_2
+    assert needed.total == sum(needed)
+    half = Config(optimizer=Lbfgs(memory=7, memory_dtype="bfloat16"))
+    assert budget.need(half, (512, 512), params).pairs == 7 * picture
+    assert budget.need(Config(optimizer=Adam()), (512, 512), params).pairs == 4 * picture
+
+
+def test_strips_take_less_and_rows_that_are_kept_more(params):
+    def activations(**fields):
+        return budget.need(Config(**fields), SIZE, params).activations
+
+    whole = activations()
+    assert activations(strip=1024) < whole / 5
+    # Very thin strips hand on more rows than they save.
+    assert activations(strip=256) > activations(strip=512) > 0
+    assert activations(strip=512, recompute=3) > activations(strip=512)
+
+
+def test_ways_are_ever_smaller_and_begin_with_the_config(params):
+    ways = list(budget.ways(Config(), SIZE, params))
+    needs = [budget.need(way, SIZE, params).total for way in ways]
+    assert ways[0] == Config()
+    assert needs == sorted(needs, reverse=True)
+    assert ways[1].strip and ways[1].optimizer == Lbfgs()
+    assert ways[-1].optimizer == Lbfgs(memory=2, memory_dtype="bfloat16")
+
+
+def test_a_loss_that_is_no_sum_gets_no_strips(params):
+    config = Config(style_statistic=statistics.RELATIVE_HISTOGRAM)
+    assert all(way.strip is None for way in budget.ways(config, SIZE, params))
+    with pytest.raises(ValueError, match="histogram at relu1_1 is not"):
+        budget.least(config, SIZE, params)
+
+
+def test_the_first_way_that_fits(params):
+    whole = budget.need(Config(), SIZE, params).total
+    assert budget.fitting(Config(), SIZE, params, None) == Config()
+    assert budget.fitting(Config(), SIZE, params, whole) == Config()
+    fits = budget.fitting(Config(), SIZE, params, 16e9)
+    assert fits.strip and fits.optimizer == Lbfgs()
+    assert budget.need(fits, SIZE, params).total <= 16e9
+    small = budget.fitting(Config(), SIZE, params, 7e9)
+    assert small.optimizer.memory_dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"4096x3072 takes about .* GB at the least and there are"):
+        budget.fitting(Config(), SIZE, params, 1e9)
+
+
+def test_least_is_the_smallest_strip_with_pairs_of_bfloat16(params):
+    found = budget.least(Config(), SIZE, params)
+    others = [dataclasses.replace(found, strip=side) for side in (256, 512, 1024)]
+    least = budget.need(found, SIZE, params).total
+    assert least <= min(budget.need(way, SIZE, params).total for way in others)
+    assert found.optimizer == Lbfgs(memory_dtype="bfloat16")
+    adam = budget.least(Config(optimizer=Adam()), SIZE, params)
+    assert adam.strip and adam.optimizer == Adam()
+
+
+def test_one_line(params):
+    config = Config(strip=512, optimizer=Lbfgs(memory=8, memory_dtype="bfloat16"))
+    needed = budget.need(config, SIZE, params)
+    told = budget.described(config, SIZE, needed, 24e9)
+    gigabytes = f"{needed.total / 1e9:.1f}"
+    assert told == (
+        "4096x3072 in 24.0 GB: strips of 64 rows, 8 pairs of L-BFGS in bfloat16, "
+        f"about {gigabytes} GB"
+    )
+    whole = budget.described(Config(optimizer=Adam()), (64, 64), needed, None)
+    assert whole.startswith("64x64: whole, about ")
+
+
+def test_operations_by_hand():
+    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
+    config = Config(content_layers=(), style_layers=("relu2_1",), scales=1, steps=10)
+    # 16x16: conv1_1 3 -> 4 at 256 positions, conv2_1 4 -> 8 at 64; forwards and backwards.
+    assert budget.operations(config, (16, 16), params) == 10 * 2 * 2 * 9 * (12 * 256 + 32 * 64)
+
+
+def test_what_is_at_hand():
+    assert budget.available() > 2**28
+    assert budget.lanes() == (128 if jax.default_backend() == "tpu" else 1)
