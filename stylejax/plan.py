@@ -54,7 +54,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
       ValueError: an option or an input that cannot work.
       OSError: a file that cannot be read or written.
     """
-    _check_numbers(given)
+    check_numbers(given)
     _check_output(given)
     companions.check(given, inputs(given))
     preset, start_file = options.build(given, len(given["paintings"]))
@@ -84,10 +84,10 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     )
     with options.naming():
         check(_unloaded())
-    network, params = once(_network, given, preset, key=_network_key(given, preset))
+    found, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
-    return Job(given, preset, content, photo.alpha, styles, init, marked, network, params, device)
+    return Job(given, preset, content, photo.alpha, styles, init, marked, found, params, device)
 
 
 def inputs(given: dict[str, Any]) -> list[Path]:
@@ -107,7 +107,8 @@ def _once(kept: dict[Any, Any], make: Callable[..., Any], *of: Any, key: Any = N
     return kept[place]
 
 
-def _check_numbers(given: dict[str, Any]) -> None:
+def check_numbers(given: dict[str, Any]) -> None:
+    """Raises ValueError for numbers that no picture can have."""
     for name, least in (("size", 1), ("save_every", 0)):
         if np.min(given[name]) < least:
             option = "--" + name.replace("_", "-")
@@ -201,8 +202,17 @@ def _network_key(given: dict[str, Any], preset: Preset) -> tuple[Any, ...]:
     return (*asked, preset.network, preset.normalised, preset.white, folds(preset))
 
 
-def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
-    """The network that was asked for, or the one that can be had, prepared for the preset."""
+def network(given: dict[str, Any], preset: Preset) -> weights.Found:
+    """The network that was asked for, or the one that can be had, which a line then says.
+
+    Args:
+      given: the options of the command line by name.
+      preset: of ``options.build``.
+
+    Raises:
+      ValueError: an unknown word or file.
+      OSError: no such file, or no network connection.
+    """
     found = weights.choose(
         options.choice("--network", given["network"], weights.NETWORKS),
         given["weights_file"],
@@ -212,5 +222,11 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     )
     if found.instead and not given["quiet"]:
         print(found.instead, file=sys.stderr)
+    return found
+
+
+def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
+    """The network, prepared for the preset."""
+    found = network(given, preset)
     params = weights.load(found.path)
     return found, prepare(preset, params, normalised=found.origin.normalised)
