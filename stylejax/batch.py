@@ -216,6 +216,8 @@ def _check(given: dict[str, Any]) -> None:
             cluster.check()
         except ModuleNotFoundError as error:
             raise ValueError(f"--scheduler {given['scheduler']} {error}") from None
+    else:  # the device is here
+        plan.find_device(given["device"])
     plan.check_numbers(given)
     if given["plot"]:
         try:
@@ -349,9 +351,8 @@ def _missing(planned: Plan, rows: dict[Path, Row], console: rich.console.Console
         else:
             missing.append(pair)
             other += pair.output.exists()
-    if (rows or other) and not planned.given["quiet"]:
-        text = f"{len(rows)} of {len(planned.pairs)} pictures are there"
-        text += f"; {other} are of other options or files and made anew" if other else ""
+    if other and not planned.given["quiet"]:
+        text = f"{other} pictures are there, of other options or files; they are made anew"
         console.print(text, soft_wrap=True, highlight=False)
     return missing
 
@@ -452,7 +453,7 @@ def _tell(planned: Plan, rows: Sequence[Row], console: rich.console.Console, sec
     if len(errors) > MOST_ERRORS:
         say(f"and {len(errors) - MOST_ERRORS} other reasons, in {folder / TABLE}")
     text = f"{folder}: {count[work.MADE] + count[work.KEPT]} of {total} pictures"
-    text += f", {count[work.KEPT]} of them before" if count[work.KEPT] else ""
+    text += f" ({count[work.KEPT]} were there)" if count[work.KEPT] else ""
     text += f" in {display.duration(seconds)}"
     text += f"; {count[work.FAILED]} failed" if count[work.FAILED] else ""
     text += f"; {bad} stalled or met NaN" if bad else ""

@@ -76,7 +76,7 @@ def _local(workers: int) -> AbstractContextManager[Any]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=None,  # Dask would end a worker that holds a large picture
             silence_logs="CRITICAL",
         )

@@ -102,7 +102,7 @@ def sharing(
         return {**defaults, **given, "command": context.obj}
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*mine.values(), *taken.values())]
-    collect.__signature__ = inspect.Signature(parameters)
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(help=help, epilog=f"Example: {example}", no_args_is_help=True)(collect)
     return app

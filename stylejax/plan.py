@@ -58,7 +58,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     _check_output(given)
     companions.check(given, inputs(given))
     preset, start_file = options.build(given, len(given["paintings"]))
-    device = _device(given["device"])
+    device = find_device(given["device"])
     once = partial(_once, {} if kept is None else kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
@@ -125,7 +125,12 @@ def _check_output(given: dict[str, Any]) -> None:
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
 
 
-def _device(name: str) -> Any:
+def find_device(name: str) -> Any:
+    """JAX's device of that kind; None, which is its own choice, for ``auto``.
+
+    Raises:
+      ValueError: another word, or there is none here.
+    """
     options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
     if name == "auto":
         return None
