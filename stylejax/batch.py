@@ -382,9 +382,16 @@ def _outcomes(
 def _on_cluster(planned: Plan, missing: Sequence[Pair]) -> Iterator[list[Row]]:
     given = planned.given
     workers = given["workers"] or 1
-    do = functools.partial(work.do_on_worker, workers=workers)
+    do = cluster.sharing(work.do_on_worker, workers)
     with cluster.connected(given["scheduler"], workers=workers) as client:
-        seen = client.submit(machine, given["device"], pure=False).result()
+        look = client.submit(cluster.sharing(machine, workers), given["device"], pure=False)
+        try:
+            seen = look.result()
+        except Exception as error:
+            raise OSError(
+                f"--scheduler {given['scheduler']}: its workers cannot make pictures "
+                f"({type(error).__name__}: {error}); give them the same stylejax and device"
+            ) from error
         coming = tasks(planned, missing, seen)
         for task, outcome in cluster.spread(client, do, coming, split=work.split):
             if isinstance(outcome, Exception):

@@ -4,6 +4,7 @@ A task is sent again when the process that worked on it has died, up to three ti
 ``allowed-failures``), so it must be harmless to do one twice.
 """
 
+import functools
 import os
 import signal
 import threading
@@ -65,7 +66,7 @@ def connected(address: str, *, workers: int = 1) -> Iterator[Any]:
 
 
 def _local(workers: int) -> AbstractContextManager[Any]:
-    """Processes on this machine, each with its share of the cores (see ``stay``)."""
+    """Processes on this machine, each with its share of the cores (see ``sharing``)."""
     import distributed
 
     # Ctrl-C is for this process alone, which ends the others. They inherit that they ignore it.
@@ -85,11 +86,16 @@ def _local(workers: int) -> AbstractContextManager[Any]:
             signal.signal(signal.SIGINT, before)
 
 
-def stay(workers: int) -> None:
-    """Binds a worker of ``local`` to its share of the cores, before JAX counts them.
+def sharing(work: Callable[[Task], Outcome], workers: int) -> Callable[[Task], Outcome]:
+    """The same on a worker of ``local``, bound to its share of the cores.
 
-    Called in the worker's thread that computes; threads begun after that inherit it.
+    Nothing on a worker may have used JAX before, which counts the cores once.
     """
+    return functools.partial(_bound, work, workers)
+
+
+def _bound(work: Callable[[Task], Outcome], workers: int, task: Task) -> Outcome:
+    """In the worker's thread that computes; the threads that JAX begins inherit its cores."""
     import distributed
 
     name = distributed.get_worker().name
@@ -97,6 +103,7 @@ def stay(workers: int) -> None:
         cores = sorted(os.sched_getaffinity(os.getpid()))  # of the process, not of this thread
         if len(cores) >= workers:
             os.sched_setaffinity(0, cores[name % workers :: workers])
+    return work(task)
 
 
 def spread(

@@ -220,18 +220,9 @@ def do(
     return rows
 
 
-def do_on_worker(task: Task, *, workers: int = 1) -> list[Row]:
-    """As ``do``, one task at a time in a process, for ``cluster.spread``.
-
-    Args:
-      task: what to make.
-      workers: processes that share this machine's cores, of a cluster of our own.
-    """
+def do_on_worker(task: Task) -> list[Row]:
+    """As ``do``, one task at a time in a process, for ``cluster.spread``."""
     with _alone_here:
-        if not _networks:
-            from stylejax import cluster
-
-            cluster.stay(workers)
         return do(task, kept=_networks)
 
 

@@ -475,6 +475,10 @@ def test_its_options_are_told():
     guide = (ROOT / "docs" / "batch.md").read_text()
     told = dict(re.findall(r"^\| `(--[\w-]+).*?\| (?:.*?) \| (.*?) \|$", guide, re.MULTILINE))
     assert set(told) == {*names, "--output"}
+    section = (
+        (ROOT / "README.md").read_text().partition("\n## Many pictures")[2].partition("\n## ")[0]
+    )
     for name, parameter in names.items():
+        assert f"{name}" in section
         default = re.search(r"\(default: (.*?)\)\[/dim\]", parameter.help or "")
         assert told[name].strip("`") == (default.group(1) if default else ""), name
