@@ -393,10 +393,16 @@ def _on_cluster(planned: Plan, missing: Sequence[Pair]) -> Iterator[list[Row]]:
                 f"({type(error).__name__}: {error}); give them the same stylejax and device"
             ) from error
         coming = tasks(planned, missing, seen)
-        for task, outcome in cluster.spread(client, do, coming, split=work.split):
-            if isinstance(outcome, Exception):
-                outcome = [work.failed(pair, outcome) for pair in task.pairs]
-            yield outcome
+        try:
+            for task, outcome in cluster.spread(client, do, coming, split=work.split):
+                if isinstance(outcome, Exception):
+                    outcome = [work.failed(pair, outcome) for pair in task.pairs]
+                yield outcome
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"--scheduler {given['scheduler']} is gone; what is done is in {given['output']}, "
+                "and the same command goes on from there"
+            ) from error
 
 
 def _line(row: Row) -> str:

@@ -5,6 +5,7 @@ A task is sent again when the process that worked on it has died, up to three ti
 """
 
 import functools
+import logging
 import os
 import signal
 import threading
@@ -43,6 +44,18 @@ def connected(address: str, *, workers: int = 1) -> Iterator[Any]:
     """
     import distributed
 
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # what matters is raised
+    try:
+        with _connected(distributed, address, workers) as client:
+            yield client
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _connected(distributed: Any, address: str, workers: int) -> Iterator[Any]:
     if address == LOCAL:
         with _local(workers) as cluster, distributed.Client(cluster) as client:
             yield client

@@ -131,8 +131,10 @@ def size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple
     """
     with _opened(path, max_pixels) as picture:
         turned = 1
-        with contextlib.suppress(Exception):  # broken EXIF says nothing about the size
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        # Of a PNG Pillow would look for it behind the pixels.
+        if picture.format != "PNG" or "exif" in picture.info:
+            with contextlib.suppress(Exception):  # broken EXIF says nothing about the size
+                turned = picture.getexif().get(ExifTags.Base.Orientation, 1)
         width, height = picture.size
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
 
@@ -145,8 +147,8 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         ValueError: It is empty or no image.
     """
     with _opened(path, MAX_PIXELS) as picture:
-        if picture.format == "PNG":
-            return dict(getattr(picture, "text", {}))
+        if picture.format == "PNG":  # ours come before the pixels; `text` would decode these
+            return {str(k): str(v) for k, v in picture.info.items() if isinstance(v, str)}
         with contextlib.suppress(Exception):  # someone else's description, or a broken one
             found = json.loads(picture.getexif()[ExifTags.Base.ImageDescription])
             if isinstance(found, dict):
