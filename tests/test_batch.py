@@ -344,7 +344,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     shared = SHARED.replace("--steps 2", "--steps 1000000") + " --init noise --together 1"
     done = f"batch photos/a.png styles/s.png -o out {SHARED} -q"
     command = [sys.executable, "-u", str(SCRIPT)]
-    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
     assert cli.main(shlex.split(done)) == 0
     line = f"batch photos styles/s.png -o out {shared}"
     with subprocess.Popen(
@@ -360,6 +360,25 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130 and "Traceback" not in said, said
     assert "interrupted; out: 0 of 4 pictures" in said and "the same command goes on" in said
     assert sorted(os.listdir("out")) == ["a--s.png", "batch.csv"]  # of before, as it was
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path, capsys):
+    shared = f"{SHARED} --together 1 --record".replace("--steps 2", "--steps 400")
+    line = f"batch photos styles -o out {shared}"
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), *shlex.split(line), "-q"]
+    for count in (1, 3):  # twice
+        with subprocess.Popen(command, env=env) as process:
+            while process.poll() is None and len(list(Path("out").glob("*.png"))) < count:
+                time.sleep(0.01)
+            process.kill()
+    before = {path.name: path.read_bytes() for path in Path("out").glob("*.png")}
+    assert cli.main(shlex.split(line)) == 0
+    said = capsys.readouterr().err
+    kept = int(re.search(r"8 of 8 pictures \((\d) were there\)", said).group(1))
+    assert kept >= len(before) - 1  # the last one may have lacked its record
+    same = [Path("out", name).read_bytes() == data for name, data in before.items()]
+    assert sum(same) == kept and {row["state"] for row in rows("out/batch.csv")} == {"made", "kept"}
 
 
 def test_over_the_devices_of_this_machine(tmp_path):

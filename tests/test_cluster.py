@@ -158,6 +158,34 @@ def test_a_broken_photo_on_a_worker(workers, capsys):
     assert "b.png' is damaged or cut short" in said and "3 of 4 pictures" in said
 
 
+def test_a_cluster_of_this_machine(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    line = f"batch photos/a.png styles -o out {SHARED} --scheduler local --workers 2"
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.main(shlex.split(line)) == 0
+    assert "out: 2 of 2 pictures" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def cores(_):
+    return tuple(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are bound on Linux only")
+def test_workers_share_the_cores(workers):
+    mine = os.sched_getaffinity(0)
+    with cluster.connected(workers) as client:
+        free = {
+            w: client.submit(cores, 0, pure=False, workers=[w]).result() for w in client.nthreads()
+        }
+        bound = cluster.sharing(cores, 2)
+        tasks = [client.submit(bound, 0, pure=False, workers=[w]) for w in free]
+        shares = [future.result() for future in tasks]
+    assert set(free.values()) == {tuple(mine)}
+    if len(mine) > 1:
+        assert set(shares[0]).isdisjoint(shares[1]) and {*shares[0], *shares[1]} == mine
+
+
 def test_nobody_answers(capsys, monkeypatch):
     monkeypatch.setattr(cluster, "WAIT", 1)
     line = f"batch photos styles -o out {SHARED} --scheduler tcp://127.0.0.1:9"
