@@ -47,6 +47,7 @@ CPU_PIXELS = 100_000
 CPU_MOST = 4
 EVERY = 10  # seconds from one writing of the table to the next
 MOST_ERRORS = 20  # that are told one by one
+UNWRITABLE = "cannot write"  # how `files` begins
 _PANEL = "Many pictures"
 
 
@@ -267,7 +268,9 @@ def run(planned: Plan) -> int:
                 rows[Path(row.picture)] = row
                 if not given["quiet"]:
                     count = f"{len(rows)}/{len(planned.pairs)}"
-                    console.print(f"{count}  {_line(row)}", soft_wrap=True, highlight=False)
+                    _say(console, f"{count}  {_line(row)}")
+                if row.error.startswith(UNWRITABLE):  # as all that follow, hours of work
+                    raise OSError(f"{row.error}; the same command goes on from there")
             if time.monotonic() - written > EVERY:
                 _write(table, planned.pairs, rows, others)
                 written = time.monotonic()
@@ -353,7 +356,7 @@ def _missing(planned: Plan, rows: dict[Path, Row], console: rich.console.Console
             other += pair.output.exists()
     if other and not planned.given["quiet"]:
         text = f"{other} pictures are there, of other options or files; they are made anew"
-        console.print(text, soft_wrap=True, highlight=False)
+        _say(console, text)
     return missing
 
 
@@ -405,6 +408,11 @@ def _on_cluster(planned: Plan, missing: Sequence[Pair]) -> Iterator[list[Row]]:
             ) from error
 
 
+def _say(console: rich.console.Console, text: str) -> None:
+    """As it is, whatever a file is called."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def _line(row: Row) -> str:
     """What a person is told of a picture."""
     name = Path(row.picture).name
@@ -412,7 +420,7 @@ def _line(row: Row) -> str:
         return f"{name}: failed, {row.error}"
     shared = f", {row.together} together" if (row.together or 1) > 1 else ""
     return (
-        f"{name}: loss {row.loss:.4g}, {row.evaluations} evaluations in "
+        f"{name}: loss {float(row.loss or 0):.4g}, {row.evaluations} evaluations in "
         f"{display.duration(row.seconds)}{shared}"
     )
 
@@ -455,16 +463,15 @@ def _write(
 
 def _tell(planned: Plan, rows: Sequence[Row], console: rich.console.Console, seconds: float) -> int:
     """Says how it ended, with what failed and why, and returns the exit status."""
-    say = functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
     folder, total = planned.given["output"], len(planned.pairs)
     count = Counter(row.state for row in rows)
     bad = sum(row.status in (status.name.lower() for status in record.BAD) for row in rows)
     interrupted = len(rows) < total
     errors = Counter(row.error for row in rows if row.state == work.FAILED)
     for error, times in errors.most_common(MOST_ERRORS):
-        say(f"failed: {error}" + (f" ({times} pictures)" if times > 1 else ""))
+        _say(console, f"failed: {error}" + (f" ({times} pictures)" if times > 1 else ""))
     if len(errors) > MOST_ERRORS:
-        say(f"and {len(errors) - MOST_ERRORS} other reasons, in {folder / TABLE}")
+        _say(console, f"and {len(errors) - MOST_ERRORS} other reasons, in {folder / TABLE}")
     text = f"{folder}: {count[work.MADE] + count[work.KEPT]} of {total} pictures"
     text += f" ({count[work.KEPT]} were there)" if count[work.KEPT] else ""
     text += f" in {display.duration(seconds)}"
@@ -473,5 +480,5 @@ def _tell(planned: Plan, rows: Sequence[Row], console: rich.console.Console, sec
     if interrupted:
         text = f"interrupted; {text}; the same command goes on from there"
     if interrupted or bad or errors or not planned.given["quiet"]:
-        say(text)
+        _say(console, text)
     return job.INTERRUPTED if interrupted else job.FAILED if bad or errors else 0

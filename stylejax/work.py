@@ -26,7 +26,7 @@ VARYING = ("content", "styles", "guides")
 MADE, KEPT, FAILED = "made", "kept", "failed"
 # Options of files, beside the words that stand for no file.
 _MASKS = {"mask": ("rest", "alpha"), "style_mask": ("all",)}
-_FILES = ("content_mask", "labels", "style_labels", "weights_file")
+_FILES = ("content_mask", "labels", "style_labels")
 
 
 class Task(NamedTuple):
@@ -114,7 +114,7 @@ def fingerprint(
     }
     files = {
         name: [digest(path) for path in _paths(given[name])]
-        for name in ("photo", "paintings", *_FILES[:-1])
+        for name in ("photo", "paintings", *_FILES)
     }
     says = {
         "preset": given["preset"],
@@ -133,7 +133,7 @@ def fingerprint(
 
 def anywhere(given: dict[str, Any]) -> dict[str, Any]:
     """The options with every file's path from the root, for processes in other folders."""
-    found = {name: _absolute(given[name]) for name in _FILES}
+    found = {name: _absolute(given[name]) for name in (*_FILES, "weights_file")}
     for name, words in _MASKS.items():
         found[name] = given[name] and [w if w in words else os.path.abspath(w) for w in given[name]]
     init = given["init"]

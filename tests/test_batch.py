@@ -226,8 +226,8 @@ def test_pictures_that_meet_nan_are_told(run, monkeypatch):
         return params
 
     monkeypatch.setattr(weights, "load", load)
-    status, said, table = run("--together 1", inputs="photos/a.png styles -q")
-    assert status == 1 and said.count("\n") == 1 and "2 stalled or met NaN" in said
+    status, said, table = run("--together 1", inputs="photos/a.png styles")
+    assert status == 1 and said.count("\n") == 3 and "2 stalled or met NaN" in said
     assert {row["status"] for row in table} == {"non_finite"}
     status, said, _ = run("--together 1", inputs="photos/a.png styles -q")
     assert status == 1 and "2 were there" in said and "2 stalled or met NaN" in said
@@ -251,6 +251,30 @@ def test_where_memory_ends_fewer_go_together(run, monkeypatch):
     status, said, table = run("--together 3 --seed 1 --init noise", inputs="photos styles/s.png")
     assert status == 1 and "out of memory; take a smaller --size" in table[0]["error"]
     assert [row["state"] for row in table] == ["failed"] * 3 + ["made"]
+
+
+def test_a_full_disk_ends_it(run, monkeypatch):
+    made, real = [], images.save
+
+    def save(path, *arguments, **named):
+        if path.parent.name == "out" and len(made) == 2:
+            raise OSError(f"cannot write {path} (no space), nothing was changed")
+        made.append(path)
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(images, "save", save)
+    monkeypatch.setattr(job.tempfile, "gettempdir", lambda: ".")
+    status, said, table = run("--together 1", inputs="photos styles/s.png")
+    assert status == 2 and "no space" in said and "the same command goes on" in said
+    assert [row["state"] for row in table] == ["made", "made", "failed"]
+
+
+def test_names_in_brackets(run):
+    for place in ("photos/a.png", "styles/s.png"):
+        os.rename(place, Path(place).with_name("[bold] [x=1].png"))
+    status, said, table = run(inputs="'photos/[bold] [x=1].png' styles")
+    assert status == 0 and "1/2  [bold] [x=1]--[bold] [x=1].png: loss" in said
+    assert table[0]["picture"] == "[bold] [x=1]--[bold] [x=1].png"
 
 
 def test_whatever_goes_wrong_is_in_the_row(run, monkeypatch):
