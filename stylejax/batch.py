@@ -403,7 +403,7 @@ def _on_cluster(planned: Plan, missing: Sequence[Pair]) -> Iterator[list[Row]]:
                 yield outcome
         except ConnectionError as error:
             raise ConnectionError(
-                f"--scheduler {given['scheduler']} is gone; what is done is in {given['output']}, "
+                f"--scheduler {given['scheduler']}: {error}; what is done is in {given['output']}, "
                 "and the same command goes on from there"
             ) from error
 

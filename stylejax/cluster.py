@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 LOCAL = "local"
 WAIT = 60  # seconds for the first worker
+PATIENCE = 5  # seconds between two looks at whether there are workers
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
@@ -141,13 +142,12 @@ def spread(
       A task, and what came of it or what went wrong.
 
     Raises:
-      ConnectionError: the scheduler is gone.
+      ConnectionError: the scheduler is gone, or all workers are.
     """
     import distributed
 
     coming, again = iter(tasks), deque[Task]()
     waiting: dict[Any, Task] = {}
-    done = distributed.as_completed()
 
     def send() -> None:
         most = 2 * max(1, sum(client.nthreads().values()))
@@ -155,20 +155,38 @@ def spread(
             task = again.popleft() if again else next(coming, None)
             if task is None:
                 return
-            future = client.submit(work, task, pure=False)
-            waiting[future] = task
-            done.add(future)
+            waiting[client.submit(work, task, pure=False)] = task
 
     send()
     while waiting:
-        future = next(done)
-        task = waiting.pop(future)
-        outcome = _outcome(future)
-        parts = split(task) if isinstance(outcome, distributed.KilledWorker) else ()
-        again.extend(parts)
-        if not parts:
-            yield task, outcome
+        for future in _done(client, list(waiting)):
+            task = waiting.pop(future)
+            outcome = _outcome(future)
+            parts = split(task) if isinstance(outcome, distributed.KilledWorker) else ()
+            again.extend(parts)
+            if not parts:
+                yield task, outcome
         send()
+
+
+def _done(client: Any, futures: list[Any]) -> list[Any]:
+    """Those that are done, as soon as one is."""
+    import distributed
+
+    alone = 0
+    while True:
+        try:
+            done = distributed.wait(futures, timeout=PATIENCE, return_when="FIRST_COMPLETED").done
+            return [future for future in futures if future in done]
+        except distributed.CancelledError as error:
+            raise ConnectionError("the scheduler is gone") from error
+        except TimeoutError:
+            alone = 0 if client.nthreads() else alone + 1
+        if alone and client.cluster is not None:
+            # Dask gives a worker up that dies while its results are fetched; ours come again.
+            client.cluster.scale(len(client.cluster.worker_spec))
+        if alone * PATIENCE > 2 * WAIT:
+            raise ConnectionError("it has lost all its workers")
 
 
 def _outcome(future: Any) -> Any:

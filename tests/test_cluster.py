@@ -25,17 +25,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory):
-    """A scheduler's address and two worker processes; a task may lose two of them."""
+def processes(tmp_path_factory):
+    """A cluster of two worker processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         patch.setenv("STYLEJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = {
-            "distributed.scheduler.allowed-failures": 1,
-            "temporary-directory": str(tmp_path_factory.mktemp("dask")),
-        }
         with (
-            dask.config.set(settings),
+            dask.config.set({"temporary-directory": str(tmp_path_factory.mktemp("dask"))}),
             distributed.LocalCluster(
                 n_workers=2,
                 threads_per_worker=1,
@@ -44,7 +40,13 @@ def workers(tmp_path_factory):
                 silence_logs="CRITICAL",
             ) as made,
         ):
-            yield made.scheduler_address
+            yield made
+
+
+@pytest.fixture
+def workers(processes):
+    """Its scheduler's address."""
+    return processes.scheduler_address
 
 
 def spread(address, tasks, do, split=lambda task: []):
@@ -88,13 +90,33 @@ def test_few_tasks_wait_at_the_scheduler(workers):
         assert len(drawn) <= 8
 
 
+def cores(_):
+    return tuple(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are bound on Linux only")
+def test_workers_share_the_cores(workers):
+    mine = os.sched_getaffinity(0)
+    with cluster.connected(workers) as client:
+        free = {
+            w: client.submit(cores, 0, pure=False, workers=[w]).result() for w in client.nthreads()
+        }
+        bound = cluster.sharing(cores, 2)
+        tasks = [client.submit(bound, 0, pure=False, workers=[w]) for w in free]
+        shares = [future.result() for future in tasks]
+    assert set(free.values()) == {tuple(mine)}
+    if len(mine) > 1:
+        assert set(shares[0]).isdisjoint(shares[1]) and {*shares[0], *shares[1]} == mine
+
+
 def test_a_process_killed_in_the_middle_of_a_task_loses_nothing(workers, tmp_path):
     name = str(tmp_path / "dead")
     ((_, outcome),) = spread(workers, [[(name, False)]], deadly)
     assert isinstance(outcome, list) and outcome != [int(Path(name).read_text())]
 
 
-def test_a_task_at_which_processes_keep_dying_is_split(workers, tmp_path):
+def test_a_task_at_which_processes_keep_dying_is_split(processes, workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.scheduler, "allowed_failures", 1)
     good, bad = (str(tmp_path / "good"), True), (str(tmp_path / "bad"), True)
     Path(good[0]).touch()
     tasks = [[(good[0], False), bad]]
@@ -167,23 +189,28 @@ def test_a_cluster_of_this_machine(capsys, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def cores(_):
-    return tuple(os.sched_getaffinity(0))
+def test_when_all_workers_are_gone(monkeypatch):
+    """Those of a cluster of ours come again; of another the command does not wait for ever."""
+    monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+    scaled = []
 
+    class Lost:
+        cluster = None
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are bound on Linux only")
-def test_workers_share_the_cores(workers):
-    mine = os.sched_getaffinity(0)
-    with cluster.connected(workers) as client:
-        free = {
-            w: client.submit(cores, 0, pure=False, workers=[w]).result() for w in client.nthreads()
-        }
-        bound = cluster.sharing(cores, 2)
-        tasks = [client.submit(bound, 0, pure=False, workers=[w]) for w in free]
-        shares = [future.result() for future in tasks]
-    assert set(free.values()) == {tuple(mine)}
-    if len(mine) > 1:
-        assert set(shares[0]).isdisjoint(shares[1]) and {*shares[0], *shares[1]} == mine
+        def nthreads(self):
+            return {}
+
+    def late(futures, **named):
+        if len(scaled) < 2:
+            raise TimeoutError
+        return type("Done", (), {"done": set(futures)})
+
+    monkeypatch.setattr(distributed, "wait", late)
+    monkeypatch.setattr(cluster, "WAIT", 1)
+    with pytest.raises(ConnectionError, match="it has lost all its workers"):
+        cluster._done(Lost(), ["future"])
+    Lost.cluster = type("Ours", (), {"worker_spec": [0, 1], "scale": scaled.append})
+    assert cluster._done(Lost(), ["future"]) == ["future"] and scaled == [2, 2]
 
 
 def test_nobody_answers(capsys, monkeypatch):
