@@ -400,7 +400,9 @@ def _on_cluster(planned: Plan, missing: Sequence[Pair]) -> Iterator[list[Row]]:
             for task, outcome in cluster.spread(client, do, coming, split=work.split):
                 if isinstance(outcome, Exception):
                     outcome = [work.failed(pair, outcome) for pair in task.pairs]
-                yield outcome
+                # What a worker found there, another has made before it died.
+                again = {work.KEPT: work.MADE}
+                yield [row._replace(state=again.get(row.state, row.state)) for row in outcome]
         except ConnectionError as error:
             raise ConnectionError(
                 f"--scheduler {given['scheduler']}: {error}; what is done is in {given['output']}, "
