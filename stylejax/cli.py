@@ -14,7 +14,17 @@ import jax
 import typer
 
 import stylejax
-from stylejax import commands, fallback, figure, grid, job, options, resumption, synthesis
+from stylejax import (
+    batch,
+    commands,
+    fallback,
+    figure,
+    grid,
+    job,
+    options,
+    resumption,
+    synthesis,
+)
 from stylejax.colour import Colour
 from stylejax.commands import number as _number
 from stylejax.commands import option as _option
@@ -63,7 +73,8 @@ _OPTIMISATION, _OUTPUT = "Optimisation", "Output and machine"
 
 @app.command(
     help="Renders PHOTO in the style of one or more PAINTINGs. Other commands, each with --help of "
-    "its own: stylejax texture, stylejax reconstruct, stylejax figure, stylejax grid.",
+    "its own: stylejax texture, stylejax reconstruct, stylejax figure, stylejax grid, stylejax "
+    "batch.",
     epilog="Example: stylejax photo.jpg painting.jpg -o out.png --size 768 --style-weight 20",
     no_args_is_help=True,
 )
@@ -593,6 +604,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reconstruct": lambda words: synthesis.reconstruct(words, command),
     "figure": lambda words: figure.main(words, command),
     "grid": lambda words: grid.main(words, parse),
+    "batch": lambda words: batch.main(words, command),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import typer
+import typer.main
 
 
 class Answered(Exception):
@@ -105,6 +106,31 @@ def sharing(
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(help=help, epilog=f"Example: {example}", no_args_is_help=True)(collect)
     return app
+
+
+def words(command: Callable[..., Any], given: dict[str, Any]) -> list[str]:
+    """Options as they are written; those with the command's defaults, and its arguments, are not.
+
+    Args:
+      command: the main one.
+      given: what ``parse`` made of some words.
+    """
+    app = typer.Typer()
+    app.command()(command)
+    defaults = {name: p.default for name, p in inspect.signature(command).parameters.items()}
+    said: list[str] = []
+    for parameter in typer.main.get_command(app).params:
+        name, value = parameter.name, given.get(parameter.name)
+        if parameter.param_type_name != "option" or value is None or value == defaults.get(name):
+            continue
+        yes = next(word for word in parameter.opts if word.startswith("--"))
+        if isinstance(value, bool):
+            said.append(yes if value else parameter.secondary_opts[0])
+        elif isinstance(value, list):
+            said += [f"{yes}={item}" for item in value]
+        else:
+            said.append(f"{yes}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return said
 
 
 def parse(app: typer.Typer, words: Sequence[str], *, name: str = "stylejax") -> dict[str, Any]:

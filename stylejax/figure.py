@@ -25,13 +25,11 @@ from stylejax import display, images, job, options, record, sheet
 from stylejax.commands import option, parse, sharing, whole
 from stylejax.files import replacing
 from stylejax.objective import LossWeights
-from stylejax.optimizers import Status
 from stylejax.presets import PRESETS
 
 SIZE = 192
 # Figure 3's columns, in the paper's units; and about the default preset's own ratio, 1/20.
 RATIOS = {"gatys2015": "1e-5,1e-4,1e-3,1e-2", "default": "5e-3,2e-2,5e-2,2e-1"}
-BAD = (Status.STALLED, Status.NON_FINITE)
 
 
 class Cell(NamedTuple):
@@ -277,7 +275,7 @@ def run(figure: Figure) -> int:
     finally:
         if done:
             _write(figure, done, time.monotonic() - began)
-    bad = sum(record.worst(made.trace) in BAD for _, made in done)
+    bad = sum(record.worst(made.trace) in record.BAD for _, made in done)
     text = f"{shared.given['output']}: {len(done)} of {len(figure.cells)} pictures"
     text += f" in {display.duration(time.monotonic() - began)}"
     text += f"; {bad} of them stalled or met NaN" if bad else ""

@@ -15,6 +15,10 @@ from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 from stylejax.scale import Array
 
 
+# How an evaluation is gone about, as memory allows: nothing but rounding depends on it.
+_WAYS = ("strip", "recompute")
+
+
 def fingerprint(
     params: vgg.Params,
     content: Array,
@@ -41,7 +45,8 @@ def fingerprint(
         "params": _hash(params),
         "key": _plain(jax.random.key_data(jax.random.key(0) if key is None else key)),
     }
-    marks |= {f"config.{name}": value for name, value in _fields(settings) if name != "optimizer"}
+    left_out = ("optimizer", *_WAYS)
+    marks |= {f"config.{name}": value for name, value in _fields(settings) if name not in left_out}
     marks["config.optimizer"] = type(settings.optimizer).__name__
     marks |= {f"config.optimizer.{name}": value for name, value in _fields(settings.optimizer)}
     numbers = (loss_weights or DEFAULT_WEIGHTS)._asdict()

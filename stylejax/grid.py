@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import numpy as np
 import rich.console
 import typer
 
-from stylejax import display, images, job, record, sheet, sweeps
+from stylejax import display, images, job, lanes, record, sheet, sweeps
 from stylejax.files import replacing
 from stylejax.optimizers import Status
 
 PLACES = ("photo", "painting")  # arguments, which have no name on the command line
 # What all cells have in common, and what only one picture can have.
 FIXED = ("output", "o", "save-every", "record", "quiet", "q", "device", "offline")
-BAD = (Status.STALLED, Status.NON_FINITE)
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -194,7 +192,7 @@ def run(planned: Plan) -> int:
     finally:
         if done:
             _write(planned, done, time.monotonic() - began)
-    bad = sum(record.worst(cell.made.trace) in BAD for cell in done.values())
+    bad = sum(record.worst(cell.made.trace) in record.BAD for cell in done.values())
     text = f"{planned.given['output']}: {len(done)} of {len(planned.jobs)} pictures"
     text += f" in {display.duration(time.monotonic() - began)}"
     text += f"; {bad} of them stalled or met NaN" if bad else ""
@@ -273,7 +271,7 @@ def _make(
     stop_asked: Callable[[], int],
 ) -> bool:
     """Fills ``done``, by place; False if it was stopped before the last cell."""
-    cells = [_cell(own) for own in planned.jobs]
+    cells = [lanes.cell(own) for own in planned.jobs]
     values = _cells(planned.axes)
     for batch in sweeps.batches(cells, together=planned.given["together"]):
         for place, made in _made(planned, cells, batch, console, stop_asked):
@@ -302,7 +300,7 @@ def _made(
         results = _run(cells, batch)
         seconds = time.monotonic() - began
         return [
-            (place, _together(planned.jobs[place], result, seconds, len(batch.places)))
+            (place, _done(planned.jobs[place], result, seconds, len(batch.places)))
             for place, result in zip(batch.places, results, strict=True)
         ]
     (place,) = batch.places
@@ -330,27 +328,9 @@ def _shown(own: job.Job, console: rich.console.Console) -> Any:
     return job.shown(own, console) if console.is_terminal else display.silent()
 
 
-def _cell(own: job.Job) -> sweeps.Cell:
-    key = jax.random.key(own.given["seed"])
-    config, loss_weights = own.preset.config, own.preset.loss_weights
-    guides = own.marked.guides if own.marked else None
-    return sweeps.Cell(
-        own.params, own.content, own.styles, config, loss_weights, key, own.init, guides
-    )
-
-
-def _together(own: job.Job, result: Any, seconds: float, together: int) -> Done:
-    """As a run of its own would tell of it, but for the start's row in its history."""
-    sizes = own.preset.config.sizes(*own.content.shape[:2])
-    trace, evaluations = [], 0
-    for scale, (rows, (height, width)) in enumerate(zip(result.history, sizes, strict=True)):
-        evaluations += int(rows.evaluations[-1])
-        status = Status(int(result.status)) if scale == len(sizes) - 1 else Status.RUNNING
-        loss = float(rows.terms.total[-1])
-        taken = jax.tree.map(lambda column, rows=rows: column[rows.taken], rows)
-        trace.append(record.Entry(scale, width, height, status, evaluations, loss, taken))
+def _done(own: job.Job, result: Any, seconds: float, together: int) -> Done:
     terms = jax.tree.map(lambda column: float(column[-1]), result.history[-1].terms)
-    return Done(job.Made(np.asarray(result.image), trace, seconds), _terms(terms), together)
+    return Done(lanes.made(own, result, seconds), _terms(terms), together)
 
 
 def _terms(terms: Any) -> dict[str, float]:
@@ -371,7 +351,8 @@ def _line(label: str, cell: Done) -> str:
     shared = f", {cell.together} together" if cell.together > 1 else ""
     return (
         f"{label}: loss {last.loss:.4g}, {last.evaluations} evaluations in "
-        f"{display.duration(cell.made.seconds)}{shared}" + (f"; {status.message}" * (status in BAD))
+        f"{display.duration(cell.made.seconds)}{shared}"
+        + (f"; {status.message}" * (status in record.BAD))
     )
 
 

@@ -30,9 +30,11 @@ __all__ = [
     "check_output",
     "fit",
     "load",
+    "metadata",
     "resize",
     "resize_circular",
     "save",
+    "size",
     "to_uint8",
 ]
 
@@ -115,6 +117,55 @@ def load(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
         weighted = (image * alpha[..., None]).sum((0, 1), dtype=np.float64)
         image[alpha == 0] = weighted / total
     return Picture(image, alpha)
+
+
+def size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of a file's picture, upright, from its first bytes: nothing is decoded.
+
+    A guess for planning: a file may be cut short, or have its orientation where only decoding finds
+    it; `load` knows.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It is empty or no image.
+    """
+    with _opened(path, max_pixels) as picture:
+        turned = 1
+        # Of a PNG Pillow would look for it behind the pixels.
+        if picture.format != "PNG" or "exif" in picture.info:
+            with contextlib.suppress(Exception):  # broken EXIF says nothing about the size
+                turned = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        width, height = picture.size
+    return (width, height) if turned in (5, 6, 7, 8) else (height, width)
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts that `save` wrote beside the pixels, by key; none where there are none.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It is empty or no image.
+    """
+    with _opened(path, MAX_PIXELS) as picture:
+        if picture.format == "PNG":  # ours come before the pixels; `text` would decode these
+            return {str(k): str(v) for k, v in picture.info.items() if isinstance(v, str)}
+        with contextlib.suppress(Exception):  # someone else's description, or a broken one
+            found = json.loads(picture.getexif()[ExifTags.Base.ImageDescription])
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
+    """The picture before it is decoded."""
+    with _open_file(path) as file, _guarded_pillow(max_pixels):
+        try:
+            picture = Image.open(file, formats=_READABLE)
+        except Exception as error:  # as in `load`
+            name = repr(os.fspath(path))
+            raise ValueError(f"{name} is no image that can be read ({_one_line(error)})") from error
+        yield picture
 
 
 def save(

@@ -240,14 +240,21 @@ def provenance(job: Job, made: Made) -> dict[str, Any]:
     }
 
 
-def write(job: Job, made: Made) -> None:
-    """Writes the picture, and its record if that is wanted."""
+def write(job: Job, made: Made, **more: Any) -> dict[str, Any]:
+    """Writes the picture, and its record if that is wanted; returns what the file says of it.
+
+    Args:
+      job: of the picture.
+      made: the picture.
+      more: JSON values beside those of ``provenance``.
+    """
     output: Path = job.given["output"]
-    origin = provenance(job, made)
+    origin = {**provenance(job, made), **more}
     save(output, made.picture, alpha=job.alpha, origin=origin)
     if job.given["write_record"]:
         history = record.history(made.trace)
         record.write(output.with_suffix(".json"), {**origin, "history": history})
+    return origin
 
 
 def save(

@@ -65,12 +65,12 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
       ValueError: an option or an input that cannot work.
       OSError: a file that cannot be read or written.
     """
-    _check_numbers(given)
+    check_numbers(given)
     _check_output(given)
     companions.check(given, inputs(given))
     resumption.check(given)
     preset, start_file = options.build(given, len(given["paintings"]))
-    device = _device(given["device"])
+    device = find_device(given["device"])
     once = partial(_once, {} if kept is None else kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
@@ -96,11 +96,11 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     )
     with options.naming():
         check(_unloaded())
-    network, params = once(_network, given, preset, key=_network_key(given, preset))
+    found, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
     preset = preset._replace(config=_fitting(given, preset.config, content, params, device))
-    return Job(given, preset, content, photo.alpha, styles, init, marked, network, params, device)
+    return Job(given, preset, content, photo.alpha, styles, init, marked, found, params, device)
 
 
 def _fitting(
@@ -133,7 +133,8 @@ def _once(kept: dict[Any, Any], make: Callable[..., Any], *of: Any, key: Any = N
     return kept[place]
 
 
-def _check_numbers(given: dict[str, Any]) -> None:
+def check_numbers(given: dict[str, Any]) -> None:
+    """Raises ValueError for numbers that no picture can have."""
     for name, least in (("size", 1), ("save_every", 0)):
         if np.min(given[name]) < least:
             option = "--" + name.replace("_", "-")
@@ -150,7 +151,12 @@ def _check_output(given: dict[str, Any]) -> None:
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
 
 
-def _device(name: str) -> Any:
+def find_device(name: str) -> Any:
+    """JAX's device of that kind; None, which is its own choice, for ``auto``.
+
+    Raises:
+      ValueError: another word, or there is none here.
+    """
     options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
     if name == "auto":
         return None
@@ -227,8 +233,17 @@ def _network_key(given: dict[str, Any], preset: Preset) -> tuple[Any, ...]:
     return (*asked, preset.network, preset.normalised, preset.white, folds(preset))
 
 
-def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
-    """The network that was asked for, or the one that can be had, prepared for the preset."""
+def network(given: dict[str, Any], preset: Preset) -> weights.Found:
+    """The network that was asked for, or the one that can be had, which a line then says.
+
+    Args:
+      given: the options of the command line by name.
+      preset: of ``options.build``.
+
+    Raises:
+      ValueError: an unknown word or file.
+      OSError: no such file, or no network connection.
+    """
     found = weights.choose(
         options.choice("--network", given["network"], weights.NETWORKS),
         given["weights_file"],
@@ -238,5 +253,11 @@ def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.
     )
     if found.instead and not given["quiet"]:
         print(found.instead, file=sys.stderr)
+    return found
+
+
+def _network(given: dict[str, Any], preset: Preset) -> tuple[weights.Found, vgg.Params]:
+    """The network, prepared for the preset."""
+    found = network(given, preset)
     params = weights.load(found.path)
     return found, prepare(preset, params, normalised=found.origin.normalised)

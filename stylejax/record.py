@@ -20,6 +20,8 @@ from stylejax.optimizers import Status
 from stylejax.statistics import Statistic
 from stylejax.transfer import History, Progress
 
+# What a picture is told of that has not come out well.
+BAD = (Status.STALLED, Status.NON_FINITE)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 

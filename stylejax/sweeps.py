@@ -5,12 +5,13 @@ only, so one program makes several of them side by side (``jax.vmap``); what all
 common, such as the photo and its features, is computed once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stylejax import arguments, vgg
 from stylejax.config import Config
@@ -25,6 +26,10 @@ MOST = 16
 # Memory of a pixel, in bytes: VGG-19 with L-BFGS takes 3000 on CPU (docs/decisions.md), and the
 # convolutions of an accelerator want room to work in.
 BYTES_PER_PIXEL = 8000
+
+
+# What may differ between cells of one program, in the order of ``_stylize``.
+_TRACED = ("content", "styles", "loss_weights", "key", "init", "guides")
 
 
 class Cell(NamedTuple):
@@ -114,16 +119,27 @@ def fitting(cell: Cell, *, device: Any) -> int:
     return int(min(MOST, max(1, memory / 2 // (height * width * BYTES_PER_PIXEL))))
 
 
-def batches(cells: Sequence[Cell], *, together: int | None = None) -> tuple[Batch, ...]:
+def batches(
+    cells: Sequence[Cell],
+    *,
+    together: int | None = None,
+    lanes: int | None = None,
+    varying: Collection[str] = (),
+) -> tuple[Batch, ...]:
     """Which cells share a call, in the order of the first cell of each program.
 
     Args:
       cells: what is to be made.
       together: most pictures in one call; None takes ``fitting``.
+      lanes: how many pictures every call makes, instead of ``together``; so that cells that come
+        later, of the same shapes, find the program compiled.
+      varying: fields of ``Cell`` that differ in these cells or may differ in such later ones.
 
     Raises:
-      ValueError: ``together`` is less than 1.
+      ValueError: ``together`` or ``lanes`` is less than 1.
     """
+    if lanes is not None and lanes < 1:
+        raise ValueError(f"lanes is {lanes}; it must be at least 1")
     if together is not None and together < 1:
         raise ValueError(f"together is {together}; it must be at least 1")
     alike: dict[Any, list[int]] = {}
@@ -132,23 +148,25 @@ def batches(cells: Sequence[Cell], *, together: int | None = None) -> tuple[Batc
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     made = []
     for places in alike.values():
-        varied = _varied([cells[place] for place in places])
-        most = together or fitting(cells[places[0]], device=device)
+        varied = _varied([cells[place] for place in places], varying)
+        most = lanes or together or fitting(cells[places[0]], device=device)
         calls = -(-len(places) // most)
-        lanes = -(-len(places) // calls)
+        width = lanes or -(-len(places) // calls)
         made += [
-            Batch(tuple(places[first : first + lanes]), lanes, varied)
-            for first in range(0, len(places), lanes)
+            Batch(tuple(places[first : first + width]), width, varied)
+            for first in range(0, len(places), width)
         ]
     return tuple(made)
 
 
-def run(cells: Sequence[Cell], batch: Batch) -> list[Result]:
+def run(cells: Sequence[Cell], batch: Batch, *, devices: Sequence[Any] = ()) -> list[Result]:
     """The results of a batch's cells, in NumPy arrays; a cell by itself is ``stylize``.
 
     Args:
       cells: of the sweep.
       batch: of ``batches(cells)``.
+      devices: of JAX, of one kind, over which the pictures are spread, each as many; as many of
+        the devices work as divide ``batch.lanes``. With none it is JAX's own choice.
     """
     first = cells[batch.places[0]]
     if batch.lanes == 1:
@@ -157,6 +175,12 @@ def run(cells: Sequence[Cell], batch: Batch) -> list[Result]:
     columns = list(zip(*(jax.tree.leaves(_traced(cells[p])) for p in filled), strict=True))
     structure = jax.tree.structure(_traced(first))
     stacked = [_stack(c, first) for c, v in zip(columns, batch.varied, strict=True) if v]
+    if len(devices) > 1:
+        # One program for all of them, compiled once. Pictures meet in nothing but the question
+        # whether any of them goes on.
+        count = max(n for n in range(1, len(devices) + 1) if batch.lanes % n == 0)
+        mesh = Mesh(np.asarray(devices[:count]), ("pictures",))
+        stacked = jax.device_put(stacked, NamedSharding(mesh, PartitionSpec("pictures")))
 
     def one(differing: list[jax.Array]) -> Result:
         own = iter(differing)
@@ -173,7 +197,7 @@ def run(cells: Sequence[Cell], batch: Batch) -> list[Result]:
 
 
 def _traced(cell: Cell) -> tuple[Any, ...]:
-    """What may differ between cells of one program, in the order of ``_stylize``."""
+    """The fields of ``_TRACED``."""
     key = jax.random.key(0) if cell.key is None else cell.key
     weights = cell.loss_weights or DEFAULT_WEIGHTS
     return cell.content, tuple(cell.styles), weights, key, cell.init, cell.guides
@@ -223,10 +247,18 @@ def _program(cell: Cell) -> Any:
     return cell.config, structure, shapes, tuple(map(id, jax.tree.leaves(cell.params)))
 
 
-def _varied(cells: Sequence[Cell]) -> tuple[bool, ...]:
-    """Which leaves differ; images that are the same array in all cells are not looked at."""
+def _varied(cells: Sequence[Cell], varying: Collection[str] = ()) -> tuple[bool, ...]:
+    """Which leaves differ, or may; images that are the same array in all cells are not looked at.
+
+    All leaves of the fields in ``varying`` count.
+    """
     columns = zip(*(jax.tree.leaves(_traced(cell)) for cell in cells), strict=True)
-    return tuple(not all(_equal(column[0], leaf) for leaf in column) for column in columns)
+    named = zip(_TRACED, _traced(cells[0]), strict=True)
+    may = [name in varying for name, value in named for _ in jax.tree.leaves(value)]
+    return tuple(
+        known or not all(_equal(column[0], leaf) for leaf in column)
+        for known, column in zip(may, columns, strict=True)
+    )
 
 
 def _equal(one: Any, other: Any) -> bool:

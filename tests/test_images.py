@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from stylejax import images
 
@@ -903,3 +903,38 @@ def test_resize_circular_is_the_middle_of_a_resized_pattern(rng, new):
 def test_resize_refuses(resize, image, size):
     with pytest.raises(ValueError, match=r"must be floats|at least 1 pixel"):
         resize(image, *size)
+
+
+# What is known before anything is decoded
+
+
+@pytest.mark.parametrize("suffix", sorted(images._ENCODERS))
+def test_size_and_metadata_are_read_without_decoding(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"picture{suffix}"
+    texts = {"stylejax": json.dumps({"seed": 1, "name": "f\u00fc\u00dfe"})}
+    images.save(path, np.full((20, 30, 3), 0.5), metadata=texts)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    assert images.size(path) == (20, 30)
+    assert images.metadata(path) == texts
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_size_is_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert images.size(tmp_path / "a.jpg") == images.load(tmp_path / "a.jpg").image.shape[:2]
+
+
+def test_no_metadata_and_no_image(tmp_path):
+    Image.new("RGB", (3, 2)).save(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "A day at the sea"
+    Image.new("RGB", (3, 2)).save(tmp_path / "other.jpg", exif=exif)
+    assert images.metadata(tmp_path / "plain.png") == images.metadata(tmp_path / "other.jpg") == {}
+    (tmp_path / "text.jpg").write_text("no image")
+    for read in (images.size, images.metadata):
+        with pytest.raises(ValueError, match="no image that can be read"):
+            read(tmp_path / "text.jpg")
+        with pytest.raises(FileNotFoundError, match="check the path"):
+            read(tmp_path / "none.jpg")

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 import stylejax
-from stylejax import cli, grid, images, weights
+from stylejax import batch, cli, grid, images, weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,7 +48,7 @@ def test_both_commands_are_one_line_and_name_what_exists():
 def test_the_options_of_the_examples_exist():
     known = {
         name
-        for app in (cli.app, grid.app)
+        for app in (cli.app, grid.app, batch.application(cli.command))
         for option in options(app).values()
         for name in (*option.opts, *option.secondary_opts)
     }

@@ -204,3 +204,20 @@ def test_how_many_fit():
     assert sweeps.fitting(cell, device=device("gpu", 16 * 10**9)) == 3  # of 2.1 GB each, in half
     assert sweeps.fitting(cell, device=device("gpu", None)) == 2
     assert sweeps.fitting(large, device=device("tpu", 16 * 10**9)) == 1
+
+
+def test_calls_of_so_many_lanes_whatever_there_is(tiny):
+    """So that a later call, of which only shapes are known, has the same program."""
+    first, *_, last = varied(tiny)
+    cells = [first, first._replace(content=picture(8)), last]
+    named = ("content", "styles")
+    batches = sweeps.batches(cells, lanes=2, varying=named)
+    assert [(b.places, b.lanes) for b in batches] == [((0, 1), 2), ((2,), 2)]
+    (alone_,) = sweeps.batches([first], lanes=2, varying=(*named, "key"))
+    assert alone_.varied == batches[0].varied  # the last one has another key
+    (plain,) = sweeps.batches([first], lanes=2)
+    assert not any(plain.varied)
+    (result,) = sweeps.run([first], alone_)
+    np.testing.assert_allclose(result.image, alone(first).image, atol=1e-5)
+    with pytest.raises(ValueError, match="lanes is 0"):
+        sweeps.batches(cells, lanes=0)
