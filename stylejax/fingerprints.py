@@ -14,7 +14,6 @@ from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 from stylejax.scale import Array
 
-
 # How an evaluation is gone about, as memory allows: nothing but rounding depends on it.
 _WAYS = ("strip", "recompute")
 
