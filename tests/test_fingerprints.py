@@ -50,7 +50,7 @@ def touched(array):
         ({"config": Config(total_variation=losses.absolute_variation)}, ["config.total_variation"]),
         ({"loss_weights": LossWeights(1.0, 20.0, 0.25)}, ["loss_weights.tv"]),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, dict) else ",".join(value),
 )
 def test_what_differs_is_named(change, names):
     assert list(changed(**change)) == names

@@ -125,9 +125,7 @@ def test_regions():
     check(Config(**LAYERS, precision="default"), guides=guides)
 
 
-@pytest.mark.parametrize(
-    "mode", [colour.SYMMETRIC, colour.CHOLESKY, colour.PCA, colour.LUMINANCE], ids=str
-)
+@pytest.mark.parametrize("mode", [colour.SYMMETRIC, colour.CHOLESKY, colour.PCA, colour.LUMINANCE])
 def test_colours(mode):
     def matched(photo, painting):
         return prepare(Colour(mode), photo, [painting], None)
