@@ -19,7 +19,7 @@ from stylejax import winograd
 Precision = str | None
 # What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
 # the image itself from the other side.
-_Beyond = Literal["constant", "edge", "wrap"]
+Beyond = Literal["constant", "edge", "wrap"]
 
 
 def convolve(
@@ -42,7 +42,7 @@ def convolve(
     Returns:
       ``[h, w, out]``.
     """
-    return _convolve(x, kernel, evaluated, "constant", precision)
+    return _convolve(x, kernel, evaluated, "constant", False, precision)
 
 
 def convolve_replicating(
@@ -53,7 +53,7 @@ def convolve_replicating(
     evaluated: jax.Array | None = None,
 ) -> jax.Array:
     """The same, but the border of ``x`` is repeated beyond it."""
-    return _convolve(x, kernel, evaluated, "edge", precision)
+    return _convolve(x, kernel, evaluated, "edge", False, precision)
 
 
 def convolve_circular(
@@ -67,7 +67,30 @@ def convolve_circular(
 
     Rolling ``x`` rolls what comes out.
     """
-    return _convolve(x, kernel, evaluated, "wrap", precision)
+    return _convolve(x, kernel, evaluated, "wrap", False, precision)
+
+
+def convolve_rows(
+    x: jax.Array,
+    kernel: jax.Array,
+    precision: Precision = "highest",
+    *,
+    beside: Beyond = "constant",
+    evaluated: jax.Array | None = None,
+) -> jax.Array:
+    """The same of some rows of an image, which come with their neighbours above and below.
+
+    Args:
+      x: ``[h + 2, w, in]``.
+      kernel: as for ``convolve``.
+      precision: as for ``convolve``.
+      beside: what lies beyond the first and last column, see ``Beyond``.
+      evaluated: as for ``convolve``.
+
+    Returns:
+      ``[h, w, out]``.
+    """
+    return _convolve(x, kernel, evaluated, beside, True, precision)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
@@ -87,8 +110,14 @@ def _within(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
     return _correlate(x, kernel, precision)[1:-1, 1:-1]
 
 
-def _framed(x: jax.Array, beyond: _Beyond) -> jax.Array:
+def _framed(x: jax.Array, beyond: Beyond) -> jax.Array:
     return jnp.pad(x, ((1, 1), (1, 1), (0, 0)), beyond)
+
+
+def _widened(x: jax.Array, beyond: Beyond, *, rows: int = 0) -> jax.Array:
+    """With a column more on both sides, and with rows of zeros above and below."""
+    x = jnp.pad(x, ((rows, rows), (0, 0), (0, 0)))
+    return jnp.pad(x, ((0, 0), (1, 1), (0, 0)), beyond)
 
 
 def _unframed(x: jax.Array) -> jax.Array:
@@ -96,11 +125,13 @@ def _unframed(x: jax.Array) -> jax.Array:
 
     Every part is used once, so that XLA fuses all of it into one pass and copies nothing.
     """
-    inner, top, bottom = (
-        _with_ends(rows[:, 1:-1], rows[:, :1], rows[:, -1:], axis=1)
-        for rows in (x[1:-1], x[:1], x[-1:])
-    )
+    inner, top, bottom = (_narrowed(rows) for rows in (x[1:-1], x[:1], x[-1:]))
     return _with_ends(inner, top, bottom, axis=0)
+
+
+def _narrowed(rows: jax.Array) -> jax.Array:
+    """The transpose of a repeated first and last column."""
+    return _with_ends(rows[:, 1:-1], rows[:, :1], rows[:, -1:], axis=1)
 
 
 def _with_ends(x: jax.Array, first: jax.Array, last: jax.Array, *, axis: int) -> jax.Array:
@@ -111,25 +142,35 @@ def _with_ends(x: jax.Array, first: jax.Array, last: jax.Array, *, axis: int) ->
     return x
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _convolve(
     x: jax.Array,
     kernel: jax.Array,
     evaluated: jax.Array | None,
-    beyond: _Beyond,
+    beyond: Beyond,
+    brings_rows: bool,
     precision: Precision,
 ) -> jax.Array:
+    """``brings_rows``: whether the rows above and below are part of ``x``."""
+
     def direct(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         if beyond == "constant":
-            return _correlate(x, kernel, precision)
-        return _within(_framed(x, beyond), kernel, precision)
+            out = _correlate(x, kernel, precision)
+            return out[1:-1] if brings_rows else out
+        return _within(_complete(x, beyond, brings_rows), kernel, precision)
 
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
-        return winograd.correlate(_framed(x, beyond), evaluated, precision=precision)
+        framed = _complete(x, beyond, brings_rows)
+        return winograd.correlate(framed, evaluated, precision=precision)
 
-    if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
+    shape = (x.shape[0] - 2 * brings_rows, *x.shape[1:])
+    if evaluated is None or not winograd.worthwhile(shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
     return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_tiles, default=direct)
+
+
+def _complete(x: jax.Array, beyond: Beyond, brings_rows: bool) -> jax.Array:
+    return _widened(x, beyond) if brings_rows else _framed(x, beyond)
 
 
 class _Saved(NamedTuple):
@@ -141,42 +182,53 @@ class _Saved(NamedTuple):
 
 
 def _convolve_forward(
-    x: Any, kernel: Any, evaluated: Any, beyond: _Beyond, precision: Precision
+    x: Any, kernel: Any, evaluated: Any, beyond: Beyond, brings_rows: bool, precision: Precision
 ) -> tuple[jax.Array, _Saved]:
     tiles = None if evaluated is None else evaluated.value
-    out = _convolve(x.value, kernel.value, tiles, beyond, precision)
+    out = _convolve(x.value, kernel.value, tiles, beyond, brings_rows, precision)
     return out, _Saved(x.value if kernel.perturbed else None, kernel.value, tiles)
 
 
 def _convolve_backward(
-    beyond: _Beyond, precision: Precision, saved: _Saved, cotangent: Any
+    beyond: Beyond, brings_rows: bool, precision: Precision, saved: _Saved, cotangent: Any
 ) -> tuple[jax.Array | None, jax.Array | None, None]:
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
     x, kernel, evaluated = saved
     gradient = None
     if x is not None:
-        gradient = _kernel_gradient(_framed(x, beyond), cotangent, precision)
+        framed = _complete(x, beyond, brings_rows)
+        gradient = _kernel_gradient(framed, cotangent, precision)
 
     def direct(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        return _convolve(cotangent, turned, None, around, precision)
+        if brings_rows and around == "wrap":
+            wide = _widened(cotangent, "wrap")
+            return _correlate(wide, turned, precision)[:, 1:-1]
+        return _convolve(cotangent, turned, None, around, False, precision)
 
     def by_tiles(cotangent: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
-        framed = _framed(cotangent, around)
+        if brings_rows:
+            framed = _widened(cotangent, around, rows=1)
+        else:
+            framed = _framed(cotangent, around)
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
     # On a torus every pixel has all its neighbours, and so has its gradient.
-    around: _Beyond = "wrap" if beyond == "wrap" else "constant"
+    around: Beyond = "wrap" if beyond == "wrap" else "constant"
+    if brings_rows:  # they have a gradient too
+        cotangent = jnp.pad(cotangent, ((1, 1), (0, 0), (0, 0)))
     if beyond == "edge":  # the frame has a gradient too
-        cotangent = _framed(cotangent, "constant")
+        cotangent = _complete(cotangent, "constant", brings_rows)
     if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
         back = direct(cotangent, kernel, evaluated)
     else:
         back = jax.lax.platform_dependent(
             cotangent, kernel, evaluated, cpu=by_tiles, default=direct
         )
-    return _unframed(back) if beyond == "edge" else back, gradient, None
+    if beyond == "edge":
+        back = _narrowed(back) if brings_rows else _unframed(back)
+    return back, gradient, None
 
 
 def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precision) -> jax.Array:
