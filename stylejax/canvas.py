@@ -6,18 +6,28 @@ previews and results are always pictures, never ``z``.
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stylejax.devices import Rows, by_rows
+
 
 class Canvas(NamedTuple):
-    """``decode(z)`` is the picture; ``encode(picture)`` a ``z`` that decodes to it."""
+    """``decode(z)`` is the picture; ``encode(picture)`` a ``z`` that decodes to it.
+
+    Attributes:
+      encode: ``[H, W, 3]`` to ``z``.
+      decode: ``z`` to ``[H, W, 3]``.
+      pointwise: whether both work pixel by pixel and leave 0 as it is.
+    """
 
     encode: Callable[[jax.Array], jax.Array]
     decode: Callable[[jax.Array], jax.Array]
+    pointwise: bool = False
 
 
 def _same(x: jax.Array) -> jax.Array:
@@ -26,7 +36,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 # The paper's: the pixels themselves. They may leave [0, 1] on the way (clipping inside the loop
 # would belie the curvature pairs of L-BFGS); the result is clipped once, at the end.
-PIXELS = Canvas(encode=_same, decode=_same)
+PIXELS = Canvas(encode=_same, decode=_same, pointwise=True)
 
 # The power of the frequency that FREQUENCIES weigh by: tried from 0.25 to 0.7, see
 # docs/performance.md.
@@ -59,21 +69,66 @@ def _weighted(x: jax.Array, power: float, *, circular: bool) -> jax.Array:
     ``f`` is in cycles per pixel; what has less than half a cycle in the picture, such as the mean,
     counts as if it had half a cycle.
     """
-    height, width, _ = x.shape
-    if circular:
-        rows, columns = _waves(height, x.dtype), _waves(width, x.dtype)
-        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), x.dtype) for n in (height, width)]
-    else:
-        rows, columns = _cosines(height, x.dtype), _cosines(width, x.dtype)
-        cycles = [jnp.arange(n, dtype=x.dtype) / (2 * n) for n in (height, width)]
-    squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
-    least = 0.5 / max(height, width)
-    weight = jnp.maximum(squared, least**2) ** (power / 2)
+    rows, columns, weight = _transform(x.shape[0], x.shape[1], power, x.dtype, circular=circular)
 
     def both(rows: jax.Array, x: jax.Array, columns: jax.Array) -> jax.Array:
         return jnp.einsum("ih,hwc,jw->ijc", rows, x, columns, precision="highest")
 
     return both(rows.T, weight[:, :, None] * both(rows, x, columns), columns.T)
+
+
+def _transform(
+    height: int, width: int, power: float, dtype: jnp.dtype, *, circular: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The matrices of both directions, ``[H, H]`` and ``[W, W]``, and ``f^power`` ``[H, W]``."""
+    if circular:
+        rows, columns = _waves(height, dtype), _waves(width, dtype)
+        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), dtype) for n in (height, width)]
+    else:
+        rows, columns = _cosines(height, dtype), _cosines(width, dtype)
+        cycles = [jnp.arange(n, dtype=dtype) / (2 * n) for n in (height, width)]
+    squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
+    least = 0.5 / max(height, width)
+    return rows, columns, jnp.maximum(squared, least**2) ** (power / 2)
+
+
+def _weighted_over_devices(z: jax.Array, rows: Rows, power: float, *, circular: bool) -> jax.Array:
+    """``_weighted`` of padded rows.
+
+    A device transforms its rows; then every one gets some columns of all rows, transforms those
+    there and back, and gives the rows back: twice the picture goes over the wire, never all of it
+    to one device. Rows and columns that pad it have matrices of zeros.
+    """
+    mesh, width = rows.mesh, z.shape[1]
+    beside = -width % rows.devices
+    below = rows.padded - rows.height
+    down, across, weight = _transform(rows.height, width, power, z.dtype, circular=circular)
+    down = jnp.pad(down, (0, below))
+    across = jnp.pad(across, ((0, beside), (0, 0)))
+    weight = jnp.pad(weight, ((0, below), (0, beside)))
+    each_row = partial(jnp.einsum, precision="highest")
+    x = each_row("hwc,jw->hjc", rows.pad(z), across)
+    x = by_rows(x, mesh, axis=1)
+    x = weight[:, :, None] * each_row("ih,hjc->ijc", down, x)
+    x = by_rows(each_row("ih,ijc->hjc", down, x), mesh)
+    return each_row("hjc,jw->hwc", x, across)
+
+
+def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
+    """The canvas whose ``z`` and picture are padded rows, where it can be one; else as it is.
+
+    Its ``encode`` is unchanged: it gives ``z`` of the picture's own height, see ``devices.place``.
+    """
+    if canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES):
+        circular = canvas == CIRCULAR_FREQUENCIES
+        weighted = partial(_weighted_over_devices, rows=rows, power=-_EXPONENT, circular=circular)
+        return canvas._replace(decode=weighted)
+    return canvas
+
+
+def spreads(canvas: Canvas) -> bool:
+    """Whether ``z`` can be padded rows; otherwise every device holds all of it."""
+    return canvas.pointwise or canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES)
 
 
 def _encode_frequencies(picture: jax.Array) -> jax.Array:
@@ -158,4 +213,4 @@ def levels(white: float) -> Canvas:
         return z / white
 
     encode.__name__, decode.__name__ = f"times {white:g}", f"over {white:g}"  # for a record
-    return Canvas(encode, decode)
+    return Canvas(encode, decode, pointwise=True)

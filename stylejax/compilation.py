@@ -4,15 +4,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import jax
 
-from stylejax import vgg
+from stylejax import devices, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State
-from stylejax.scale import Array, advance, picture, prepare
+from stylejax.scale import Array, advance, described, gathered, picture, prepare
 
 
 @contextmanager
@@ -40,14 +41,15 @@ def compiling(
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
     executor = ThreadPoolExecutor(1)
-    submit = partial(_submit, executor, params, content, styles, length=length, config=config)
+    submit = partial(_submit, executor, params, content, styles, length=length)
     # Of a picture that is still to be made the shape is enough.
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
     futures: list[Future[State]] = []
     try:
         for picture, size in zip([start, *coming], sizes, strict=True):
             before = futures[-1] if futures and config.carry else None
-            futures.append(submit(picture, loss_weights, key, guides, before, size=size))
+            given = (picture, loss_weights, key, guides, before)
+            futures.append(submit(*given, size=size, config=config.at(size)))
         yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
@@ -82,11 +84,15 @@ def _submit(
             # The scale before was this thread's work until now: there is nothing to wait for.
             preparing = traced or trace(carried=carried and carried.result())
             state, targets = preparing.out_info
+            state, targets = described(state, targets, config)
             step = (state, params, targets, loss_weights, 1)
             advance.lower(*step, length=length, config=config).compile()
             picture.lower(state, config=config).compile()
             if not first:
                 preparing.lower().compile()
+            if config.carry and config.rows is not None:
+                ended = jax.eval_shape(partial(gathered, config=config), state)
+                return cast(State, devices.described(ended, config.rows))
         return state
 
     future = executor.submit(work)

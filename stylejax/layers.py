@@ -208,10 +208,9 @@ def _convolve_backward(
         return _convolve(cotangent, turned, None, around, False, precision)
 
     def by_tiles(cotangent: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
+        framed = _framed(cotangent, around)
         if brings_rows:
             framed = _widened(cotangent, around, rows=1)
-        else:
-            framed = _framed(cotangent, around)
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
     # On a torus every pixel has all its neighbours, and so has its gradient.

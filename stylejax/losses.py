@@ -45,6 +45,11 @@ def content_loss_relative(features: jax.Array, target: jax.Array) -> jax.Array:
     return 2 * content_loss(features, target) / at_least_tiny(jnp.sum(jnp.square(target)))
 
 
+# What is the same with positions of zeros added to both, and what is divided by their number.
+CONTENT_SUMS = (content_loss, content_loss_sum_of_squares, content_loss_relative)
+CONTENT_MEANS = (content_loss_per_element, content_loss_mean_square)
+
+
 def at_least_tiny(square: jax.Array) -> jax.Array:
     """Keeps a division by the square of something that is zero (a black image) finite."""
     return jnp.maximum(square, jnp.finfo(square.dtype).tiny ** 0.5)

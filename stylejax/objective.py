@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, matting, vgg
+from stylejax import halo, losses, matting, vgg
 from stylejax.config import Config
+from stylejax.devices import Rows
 from stylejax.guides import Carried, Guides, carry, fitted, weigh
 from stylejax.statistics import Statistic
 
@@ -100,7 +101,18 @@ class LossTerms(NamedTuple):
 def network_features(
     params: vgg.Params, image: jax.Array, layers: Sequence[str], config: Config
 ) -> dict[str, jax.Array]:
-    """Features as ``config`` wants them computed."""
+    """Features as ``config`` wants them computed; of padded rows where there is a mesh."""
+    rows = _rows(image, config)
+    if rows is not None:
+        return halo.features(
+            params,
+            rows.pad(image),
+            layers,
+            rows=rows,
+            pool=config.pool,
+            padding=config.padding,
+            precision=config.precision,
+        )
     return vgg.features(
         params,
         image,
@@ -109,6 +121,18 @@ def network_features(
         padding=config.padding,
         precision=config.precision,
     )
+
+
+def _rows(image: jax.Array, config: Config) -> Rows | None:
+    """How the rows of an image are spread, which may be the picture with rows below it."""
+    rows = config.rows
+    if rows is not None and image.shape[0] == rows.padded:
+        return rows
+    return config.spread(image.shape[0])
+
+
+def _extents(image: jax.Array, config: Config) -> Mapping[str, halo.Extent | None]:
+    return halo.extents(_rows(image, config), image.shape[1], config.layers, config.pool)
 
 
 def style_shares(given: Any, layer: str, regions: int, styles: int, dtype: Any) -> jax.Array:
@@ -142,42 +166,54 @@ def make_targets(
     """
     if config.padding == "circular":  # the picture is a tile; photo and paintings are not
         config = replace(config, padding="replicate-all")
+    config = replace(config, height=None)  # photo and paintings come without rows below them
     looked_at = dict.fromkeys(config.content_layers + config.dream_layers)
     seen = network_features(params, content, tuple(looked_at), config)
     painted = [network_features(params, style, config.style_layers, config) for style in styles]
     if masks is not None:
         masks = fitted(masks, content.shape, [style.shape for style in styles], content.dtype)
     regions = 1 if masks is None else masks.number
+    spread = [_extents(style, config) for style in styles]
     style = {}
     for layer, statistic in config.statistics.items():
         shares = style_shares(loss_weights.styles, layer, regions, len(styles), content.dtype)
         features = [p[layer] for p in painted]
+        shapes = [_shape(f, extents[layer]) for f, extents in zip(features, spread, strict=True)]
         style[layer] = tuple(
             statistic.blend(
-                [statistic.accumulate(f, w) for f, w in zip(features, weights, strict=True)],
+                [
+                    halo.summary(statistic, f, w, extents[layer])
+                    for f, w, extents in zip(features, weights, spread, strict=True)
+                ],
                 shares[region],
             )
-            for region, weights in enumerate(_style_weights(masks, layer, features))
+            for region, weights in enumerate(_style_weights(masks, layer, shapes))
         )
+    extents = _extents(content, config)
     return Targets(
         content={layer: seen[layer] for layer in config.content_layers},
         style=style,
-        dream={layer: losses.activity(seen[layer]) for layer in config.dream_layers},
+        dream={layer: halo.activity(seen[layer], extents[layer]) for layer in config.dream_layers},
         guides=_carried(masks, params, content, config),
         windows=matting.windows(content) if config.photorealism else None,
     )
 
 
+def _shape(features: jax.Array, extent: halo.Extent | None) -> tuple[int, ...]:
+    """Of the features that count."""
+    return (extent.height, *features.shape[1:]) if extent else features.shape
+
+
 def _style_weights(
-    masks: Guides | None, layer: str, features: Sequence[jax.Array]
+    masks: Guides | None, layer: str, shapes: Sequence[tuple[int, ...]]
 ) -> Iterator[list[jax.Array | None]]:
-    """For each region the paintings' masks at a layer."""
+    """For each region the paintings' masks at a layer, where features have these shapes."""
     if masks is None:
-        yield [None] * len(features)
+        yield [None] * len(shapes)
         return
     assert masks.styles is not None
-    pairs = zip(masks.styles, features, strict=True)
-    carried = [carry(jnp.asarray(m), layer, f.shape) for m, f in pairs]
+    pairs = zip(masks.styles, shapes, strict=True)
+    carried = [carry(jnp.asarray(m), layer, shape) for m, shape in pairs]
     for region in range(masks.number):
         yield [mask[:, :, region] for mask in carried]
 
@@ -187,7 +223,7 @@ def _carried(
 ) -> Carried | None:
     if masks is None:
         return None
-    seen = partial(network_features, layers=config.layers, config=config)
+    seen = partial(network_features, layers=config.layers, config=replace(config, mesh=None))
     shapes = {layer: f.shape for layer, f in jax.eval_shape(seen, params, content).items()}
 
     def at(mask: Any, layers: Sequence[str]) -> dict[str, jax.Array]:
@@ -225,6 +261,7 @@ def evaluate(
       The total, scalar, and all its terms.
     """
     features = network_features(params, image, config.layers, config)
+    extents = _extents(image, config)
     content_weights = _layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = _layer_weights(loss_weights.style_layers, config.style_layers)
     compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
@@ -232,7 +269,13 @@ def evaluate(
         layer: loss_weights.content
         * content_weights[layer]
         * compare(
-            partial(_content_loss, config, targets.guides and targets.guides.content, layer),
+            partial(
+                _content_loss,
+                config,
+                targets.guides and targets.guides.content,
+                layer,
+                extents[layer],
+            ),
             features[layer],
             targets.content[layer],
         )
@@ -242,7 +285,9 @@ def evaluate(
         layer: loss_weights.style
         * style_weights[layer]
         * compare(
-            partial(_style_loss, statistic, targets.guides, layer, loss_weights.regions),
+            partial(
+                _style_loss, statistic, targets.guides, layer, extents[layer], loss_weights.regions
+            ),
             features[layer],
             targets.style[layer],
         )
@@ -251,9 +296,13 @@ def evaluate(
     dream = {
         layer: (0.0 if loss_weights.dream is None else loss_weights.dream)
         / len(config.dream_layers)
-        * compare(losses.dream_loss, features[layer], targets.dream[layer])
+        * compare(
+            partial(halo.dream_loss, extent=extents[layer]), features[layer], targets.dream[layer]
+        )
         for layer in config.dream_layers
     }
+    if (rows := _rows(image, config)) is not None:
+        image = rows.crop(image)
     tv = loss_weights.tv * _variation(config)(image)
     realism = jnp.zeros((), image.dtype)
     if targets.windows is not None and loss_weights.photorealism is not None:
@@ -274,30 +323,34 @@ def _content_loss(
     config: Config,
     masks: Mapping[str, jax.Array] | None,
     layer: str,
+    extent: halo.Extent | None,
     features: jax.Array,
     target: jax.Array,
 ) -> jax.Array:
-    mask = masks[layer] if masks else None
-    return config.content_loss(weigh(features, mask), weigh(target, mask))
+    mask = halo.padded(masks[layer], features) if masks else None
+    loss = config.content_loss
+    return halo.content_loss(loss, weigh(features, mask), weigh(target, mask), extent)
 
 
 def _style_loss(
     statistic: Statistic,
     guides: Carried | None,
     layer: str,
+    extent: halo.Extent | None,
     strengths: Sequence[Number] | jax.Array | None,
     features: jax.Array,
     targets: Sequence[Any],
 ) -> jax.Array:
     """The sum over regions of the share of the picture that each covers times its distance."""
     if guides is None:
-        return statistic.distance(statistic.accumulate(features), targets[0])
+        return statistic.distance(halo.summary(statistic, features, None, extent), targets[0])
     mask = guides.style[layer]
     factors = jnp.mean(mask, axis=(0, 1))
     if strengths is not None:
         factors = factors * jnp.asarray(strengths, features.dtype)
     terms = [
-        factors[region] * statistic.distance(statistic.accumulate(features, mask[:, :, region]), t)
+        factors[region]
+        * statistic.distance(halo.summary(statistic, features, mask[:, :, region], extent), t)
         for region, t in enumerate(targets)
     ]
     return jnp.sum(jnp.stack(terms))

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import arguments, colour, vgg
+from stylejax import arguments, colour, devices, vgg
 from stylejax.compilation import compiling
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
-from stylejax.scale import Array, History, at_hand, prepare, run, walk
+from stylejax.scale import Array, History, at_hand, gathered, prepare, run, walk
 
 __all__ = ["History", "Progress", "Result", "iterate", "stylize"]
 
@@ -114,28 +114,39 @@ def stylize(
         guides=guides,
     )
     key = jax.random.key(0) if key is None else key
-    params = at_hand(params)
+    params = at_hand(params, config)
     sizes = config.sizes(*content.shape[:2])
     photo, paintings, picture = colour.prepare(config.colour, content, styles, init)
     # No program of a scale depends on it, so other colours find them compiled.
     colours, config = config.colour, replace(config, colour=None)
+    photo, paintings, picture, loss_weights, key, guides = _on_devices(
+        config, photo, paintings, picture, loss_weights, key, guides
+    )
     history, states, carried = [], [], None
-    start = partial(prepare, params, photo, paintings, config=config)
+    start = partial(prepare, params, photo, paintings)
     for scale, size in enumerate(sizes):
+        here = config.at(size)
         state, targets = start(
-            picture, loss_weights, key, guides=guides, carried=carried, size=size
+            picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
         )
         steps = config.steps_at(scale, len(sizes))
-        picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
-        carried = state if config.carry else None
+        picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=here)
+        carried = gathered(state, config=here) if config.carry else None
         history.append(rows)
         states.append(state)
     return Result(
-        image=cast(jax.Array, colour.finish(colours, cast(jax.Array, picture), content)),
+        image=cast(jax.Array, colour.finish(colours, devices.here(picture), content)),
         history=tuple(history),
-        evaluations=sum(state.evaluations for state in states),
-        status=jnp.stack([state.status for state in states]).max(),
+        evaluations=sum(devices.here(state.evaluations) for state in states),
+        status=jnp.stack([devices.here(state.status) for state in states]).max(),
     )
+
+
+def _on_devices(config: Config, *given: Any) -> tuple[Any, ...]:
+    """What a run is given, on all its devices, where there are several."""
+    if config.mesh is None:
+        return given
+    return cast(tuple[Any, ...], devices.everywhere(given, devices.automatic(config.mesh)))
 
 
 def iterate(
@@ -203,20 +214,24 @@ def _pyramid(
     picture: Array | None,
     every: int,
 ) -> Iterator[Progress]:
-    params = at_hand(params)
+    params = at_hand(params, config)
     sizes = config.sizes(*content.shape[:2])
+    content, styles, picture, loss_weights, key, guides = _on_devices(
+        config, content, styles, picture, loss_weights, key, guides
+    )
     given = (params, content, styles, picture, loss_weights, key, guides)
     with compiling(*given, sizes=sizes, length=every, config=config) as compiled:
         before, carried = 0, None
-        start = partial(prepare, params, content, styles, config=config)
+        start = partial(prepare, params, content, styles)
         for scale, size in enumerate(sizes):
+            here = config.at(size)
             wait([compiled[scale]])
             state, targets = start(
-                picture, loss_weights, key, guides=guides, carried=carried, size=size
+                picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
             )
             steps = config.steps_at(scale, len(sizes))
             for reached in walk(
-                state, params, targets, loss_weights, steps=steps, every=every, config=config
+                state, params, targets, loss_weights, steps=steps, every=every, config=here
             ):
                 yield Progress(
                     scale=scale,
@@ -230,4 +245,4 @@ def _pyramid(
                     status=reached.status,
                 )
             picture, before = reached.image, before + reached.evaluations
-            carried = reached.state if config.carry else None
+            carried = gathered(reached.state, config=here) if config.carry else None
