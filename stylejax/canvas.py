@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax.devices import Rows, by_rows
+from stylejax.devices import Rows, on_each
 
 
 class Canvas(NamedTuple):
@@ -22,12 +22,13 @@ class Canvas(NamedTuple):
     Attributes:
       encode: ``[H, W, 3]`` to ``z``.
       decode: ``z`` to ``[H, W, 3]``.
-      pointwise: whether both work pixel by pixel and leave 0 as it is.
+      by_rows: whether ``decode`` takes the rows of ``z`` that one of several devices has, with
+        zeros below the picture; it does where both work pixel by pixel and leave 0 as it is.
     """
 
     encode: Callable[[jax.Array], jax.Array]
     decode: Callable[[jax.Array], jax.Array]
-    pointwise: bool = False
+    by_rows: bool = False
 
 
 def _same(x: jax.Array) -> jax.Array:
@@ -36,7 +37,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 # The paper's: the pixels themselves. They may leave [0, 1] on the way (clipping inside the loop
 # would belie the curvature pairs of L-BFGS); the result is clipped once, at the end.
-PIXELS = Canvas(encode=_same, decode=_same, pointwise=True)
+PIXELS = Canvas(encode=_same, decode=_same, by_rows=True)
 
 # The power of the frequency that FREQUENCIES weigh by: tried from 0.25 to 0.7, see
 # docs/performance.md.
@@ -99,19 +100,25 @@ def _weighted_over_devices(z: jax.Array, rows: Rows, power: float, *, circular: 
     there and back, and gives the rows back: twice the picture goes over the wire, never all of it
     to one device. Rows and columns that pad it have matrices of zeros.
     """
-    mesh, width = rows.mesh, z.shape[1]
-    beside = -width % rows.devices
-    below = rows.padded - rows.height
-    down, across, weight = _transform(rows.height, width, power, z.dtype, circular=circular)
-    down = jnp.pad(down, (0, below))
-    across = jnp.pad(across, ((0, beside), (0, 0)))
-    weight = jnp.pad(weight, ((0, below), (0, beside)))
-    each_row = partial(jnp.einsum, precision="highest")
-    x = each_row("hwc,jw->hjc", rows.pad(z), across)
-    x = by_rows(x, mesh, axis=1)
-    x = weight[:, :, None] * each_row("ih,hjc->ijc", down, x)
-    x = by_rows(each_row("ih,ijc->hjc", down, x), mesh)
-    return each_row("hjc,jw->hwc", x, across)
+    name, width, height = rows.mesh.axis_names[0], z.shape[1], rows.height
+    beside, below = -width % rows.devices, rows.padded - height
+    own = (width + beside) // rows.devices
+
+    def local(z: jax.Array) -> jax.Array:
+        down, across, weight = _transform(height, width, power, z.dtype, circular=circular)
+        down = jnp.pad(down, ((0, 0), (0, below)))
+        across = jnp.pad(across, ((0, beside), (0, 0)))
+        weight = jnp.pad(weight, ((0, 0), (0, beside)))
+        first = jax.lax.axis_index(name) * own
+        weight = jax.lax.dynamic_slice_in_dim(weight, first, own, axis=1)
+        x = jnp.einsum("hwc,jw->hjc", z, across, precision="highest")
+        x = jax.lax.all_to_all(x, name, split_axis=1, concat_axis=0, tiled=True)
+        x = weight[:, :, None] * jnp.einsum("ih,hjc->ijc", down, x, precision="highest")
+        x = jnp.einsum("ih,ijc->hjc", down, x, precision="highest")
+        x = jax.lax.all_to_all(x, name, split_axis=0, concat_axis=1, tiled=True)
+        return jnp.einsum("hjc,jw->hwc", x, across, precision="highest")
+
+    return on_each(local, rows.mesh, (True,))(rows.pad(z))
 
 
 def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
@@ -122,13 +129,8 @@ def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
     if canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES):
         circular = canvas == CIRCULAR_FREQUENCIES
         weighted = partial(_weighted_over_devices, rows=rows, power=-_EXPONENT, circular=circular)
-        return canvas._replace(decode=weighted)
+        return canvas._replace(decode=weighted, by_rows=True)
     return canvas
-
-
-def spreads(canvas: Canvas) -> bool:
-    """Whether ``z`` can be padded rows; otherwise every device holds all of it."""
-    return canvas.pointwise or canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES)
 
 
 def _encode_frequencies(picture: jax.Array) -> jax.Array:
@@ -213,4 +215,4 @@ def levels(white: float) -> Canvas:
         return z / white
 
     encode.__name__, decode.__name__ = f"times {white:g}", f"over {white:g}"  # for a record
-    return Canvas(encode, decode, pointwise=True)
+    return Canvas(encode, decode, by_rows=True)

@@ -5,7 +5,7 @@ that no pooling looks over an edge; the last devices' rows may go on below the p
 are zero and count for nothing. Arrays whose rows are spread so are called padded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,6 +96,18 @@ def automatic(mesh: Mesh) -> Mesh:
 def spec(mesh: Mesh, axis: int = 0) -> PartitionSpec:
     """An array's axis ``axis`` over the devices."""
     return PartitionSpec(*[None] * axis, mesh.axis_names[0])
+
+
+def on_each(local: Callable[..., Any], mesh: Mesh, spread: Sequence[bool]) -> Callable[..., Any]:
+    """``local`` on every device, with its rows of those arguments that are spread."""
+    mine = spec(mesh)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=tuple(mine if s else PartitionSpec() for s in spread),
+        out_specs=mine,
+        check_vma=False,
+    )
 
 
 def by_rows(x: jax.Array, mesh: Mesh, axis: int = 0) -> jax.Array:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from stylejax import layers, losses, vgg
-from stylejax.devices import Rows, replicated, spec
+from stylejax.devices import Rows, on_each, replicated
 from stylejax.statistics import Statistic
 
 
@@ -166,7 +166,7 @@ def features(
         seen = network.apply({"params": params}, image, tuple(names))
         return {layer: place.only(x) for layer, x in seen.items()}
 
-    return _on_each(local, rows.mesh, (False, True))(params, image)
+    return on_each(local, rows.mesh, (False, True))(params, image)
 
 
 def _heights(rows: Rows, width: int, pool: vgg.Pool) -> tuple[tuple[int, int], ...]:
@@ -183,18 +183,6 @@ def _heights(rows: Rows, width: int, pool: vgg.Pool) -> tuple[tuple[int, int], .
             f"only max_pool_ceil may do over several devices; take a multiple of {rows.stride}"
         )
     return tuple(heights)
-
-
-def _on_each(local: Callable[..., Any], mesh: Mesh, spread: Sequence[bool]) -> Callable[..., Any]:
-    """``local`` on every device, with its rows of those arguments that are spread."""
-    mine = spec(mesh)
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=tuple(mine if s else PartitionSpec() for s in spread),
-        out_specs=mine,
-        check_vma=False,
-    )
 
 
 def extent(image: Rows, width: int, layer: str, pool: vgg.Pool) -> Extent:
@@ -230,7 +218,7 @@ def summary(
         weight = jnp.ones((extent.height, features.shape[1]), features.dtype)
     if weight is not None:
         given.append(padded(weight, features))
-    parts = _on_each(local, extent.mesh, [True] * len(given))(*given)
+    parts = on_each(local, extent.mesh, [True] * len(given))(*given)
     # The compiler's sum, whose gradient needs nothing from any other device.
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
 

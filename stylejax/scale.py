@@ -177,7 +177,7 @@ def _gathered(state: State, *, config: Config) -> State:
 
 def _whole(state: State, config: Config) -> tuple[int, ...]:
     """The shape of arrays of a state that are by rows; none are where ``z`` is not."""
-    return state.z.shape if canvas.spreads(config.held) else ()
+    return state.z.shape if config.held.by_rows else ()
 
 
 # Under vmap a ``cond`` whose predicate differs between pictures makes a copy of everything its
