@@ -14,7 +14,7 @@ import jax
 import typer
 
 import stylejax
-from stylejax import commands, figure, grid, job, options, synthesis
+from stylejax import commands, figure, grid, hosts, job, options, synthesis
 from stylejax.colour import Colour
 from stylejax.commands import number as _number
 from stylejax.commands import option as _option
@@ -500,6 +500,39 @@ def command(
     device: Annotated[
         str, _option("--device", "auto, cpu, gpu or tpu.", "auto", panel=_OUTPUT)
     ] = "auto",
+    devices: Annotated[
+        int | None,
+        _option(
+            "--devices",
+            "How many devices share the picture's rows; what a device holds shrinks with them.",
+            "1, or all of --hosts",
+            panel=_OUTPUT,
+            parser=_whole,
+        ),
+    ] = None,
+    hosts: Annotated[
+        bool,
+        _flag("--hosts", "This is one of several processes, as Cloud TPU, SLURM or MPI know."),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        _option(
+            "--coordinator",
+            "Where nothing knows: host:port of process 0, with --processes and --process.",
+            panel=_OUTPUT,
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        _option("--processes", "How many there are.", panel=_OUTPUT, parser=_whole),
+    ] = None,
+    process: Annotated[
+        int | None,
+        _option(
+            "--process", "Which one this is, from 0, which writes.", panel=_OUTPUT, parser=_whole
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         _option(
@@ -557,7 +590,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _refuse(error.format_message())
     except (ValueError, OSError) as error:
-        return _refuse(str(error))
+        return hosts.leave(_refuse(str(error)))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error).lower():
             raise

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 
@@ -38,8 +38,16 @@ def compiling(
     Yields:
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
       and it has the shapes of the scale's state.
+      Where there are several hosts nothing is compiled ahead.
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
+    if jax.process_count() > 1:
+        # Hosts must compile in the same order; the calls do it.
+        done: list[Future[Any]] = [Future() for _ in sizes]
+        for future in done:
+            future.set_result(None)
+        yield done
+        return
     executor = ThreadPoolExecutor(1)
     submit = partial(_submit, executor, params, content, styles, length=length)
     # Of a picture that is still to be made the shape is enough.

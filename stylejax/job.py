@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import rich.console
 
-from stylejax import companions, display, images, record, scale, transfer, weights
+from stylejax import companions, display, hosts, images, record, scale, transfer, weights
 from stylejax.optimizers import Status
 from stylejax.plan import Job, inputs, plan
 
 __all__ = ["Job", "inputs", "plan", "run"]
 
 FAILED = 1
+BAD = (Status.STALLED, Status.NON_FINITE)
 
 INTERRUPTED = 130
 
@@ -48,8 +49,15 @@ def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
     keep_compiled()
-    with on(job.device), shown(job, console) as show, stop_on_ctrl_c() as stop_asked:
-        made, last = make(job, show, stop_asked)
+    with (
+        hosts.ending_together(),
+        on(job.device),
+        shown(job, console) as show,
+        stop_on_ctrl_c() as stop_asked,
+    ):
+        made, last = make(job, show, lambda: hosts.any_of_them(stop_asked()))
+    if not hosts.writes():
+        return 0 if record.worst(made.trace) not in BAD else FAILED
     write(job, made)
     if not _write_companions(job, made):
         made = made._replace(interrupted=True)
@@ -71,7 +79,8 @@ def make(
         trace.append(record.entry(last))
         show(last)
         taken = record.steps_taken(trace)
-        companions.preview(job.given, last, taken=taken)
+        if hosts.writes():
+            companions.preview(job.given, last, taken=taken)
         frames += companions.frame(last, taken=taken, every=every)
         if interrupted := stop_asked():
             break
@@ -141,7 +150,7 @@ def stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
 
 def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
     """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet."""
-    if job.given["quiet"]:
+    if job.given["quiet"] or not hosts.writes():
         return display.silent()
     clock = display.Clock(job.preset.config, *job.content.shape[:2])
     return (display.live if console.is_terminal else display.lines)(console, clock)
@@ -167,6 +176,7 @@ def provenance(job: Job, made: Made) -> dict[str, Any]:
         ],
         "versions": record.versions(),
         "device": (job.device or jax.devices()[0]).device_kind,
+        "devices": 1 if job.preset.config.mesh is None else job.preset.config.mesh.size,
         "width": job.content.shape[1],
         "height": job.content.shape[0],
         "status": "interrupted" if made.interrupted else record.worst(made.trace).name.lower(),
@@ -220,7 +230,7 @@ def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Pr
     height, width = job.content.shape[:2]
     if made.interrupted:
         message, code = f"interrupted at {display.scale_text(last)}, step {last.step}", INTERRUPTED
-    elif status in (Status.STALLED, Status.NON_FINITE):
+    elif status in BAD:
         message, code = status.message, FAILED
     else:
         message, code = status.message, 0

@@ -2,14 +2,27 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from stylejax import arguments, companions, images, masks, options, scale, vgg, weights
+from stylejax import (
+    arguments,
+    companions,
+    devices,
+    hosts,
+    images,
+    masks,
+    options,
+    scale,
+    vgg,
+    weights,
+)
 from stylejax.config import Config
 from stylejax.presets import Preset, folds, prepare
 
@@ -58,7 +71,8 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     _check_output(given)
     companions.check(given, inputs(given))
     preset, start_file = options.build(given, len(given["paintings"]))
-    device = _device(given["device"])
+    device = _device(given)
+    preset = preset._replace(config=replace(preset.config, mesh=_mesh(given)))
     once = partial(_once, {} if kept is None else kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
@@ -124,18 +138,40 @@ def _check_output(given: dict[str, Any]) -> None:
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
 
 
-def _device(name: str) -> Any:
+def _device(given: dict[str, Any]) -> Any:
+    name = given["device"]
     options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
+    together = [given[option] for option in ("coordinator", "processes", "process")]
+    if given["hosts"] or any(x is not None for x in together):
+        hosts.join(*together)
     if name == "auto":
         return None
     try:
-        return jax.devices(name)[0]
+        return jax.local_devices(backend=name)[0]
     except RuntimeError:
         seen = ", ".join(sorted({device.platform for device in jax.devices()}))
         raise ValueError(
             f"--device {name}: jax sees only {seen} here; install jax for that device or "
             "use --device auto"
         ) from None
+
+
+def _mesh(given: dict[str, Any]) -> Mesh | None:
+    """The devices that share the picture; None where one has all of it."""
+    name, count = given["device"], given["devices"]
+    if count is None and not hosts.several():
+        return None
+    there = jax.devices(None if name == "auto" else name)
+    if hosts.several() and count not in (None, len(there)):
+        raise ValueError(
+            f"--devices {count}: the hosts have {len(there)} together and use all; leave it out"
+        )
+    if count == 1:
+        return None
+    try:
+        return devices.mesh(count, devices=there)
+    except ValueError as error:
+        raise ValueError(f"--devices: {error}") from None
 
 
 def _photo(given: dict[str, Any], config: Config) -> tuple[np.ndarray, masks.Photo]:

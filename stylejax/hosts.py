@@ -1,0 +1,121 @@
+"""Several hosts, one picture: how their processes find each other, and how they end together.
+
+JAX's own ``jax.distributed`` does the work. Every process is started with the same command and
+reads the same files; the devices of all of them share the picture; the first one alone writes.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# Seconds without a sign of life after which a process counts as dead, where its connections do not
+# say so at once; and what the others wait for one that is still writing its picture.
+HEARTBEAT = 30
+FAREWELL = 300
+FAILED = 1
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    patience: int = 300,
+) -> None:
+    """Makes this process one of several; before anything else asks JAX for devices.
+
+    Without arguments Cloud TPU, SLURM, Open MPI or Kubernetes say which one it is.
+
+    Args:
+      coordinator: ``host:port`` of process 0, where it will listen.
+      processes: how many there are.
+      process: which one this is, from 0.
+      patience: seconds to wait for the others.
+
+    Raises:
+      ValueError: a number that cannot be; nothing in the environment says what is not given; or the
+        others did not come.
+    """
+    given = (coordinator, processes, process)
+    if any(x is not None for x in given) and any(x is None for x in given):
+        raise ValueError(
+            "--coordinator, --processes and --process belong together: give all three, or "
+            "--hosts alone where Cloud TPU, SLURM, Open MPI or Kubernetes know them"
+        )
+    if processes is not None and processes < 1:
+        raise ValueError(f"--processes {processes} must be at least 1")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(f"--process {process} must be from 0 to {processes - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator {coordinator} must be host:port, e.g. 10.0.0.1:1234")
+    try:
+        jax.distributed.initialize(
+            *given,
+            cluster_detection_method=None if coordinator is None else "deactivate",
+            initialization_timeout=patience,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=FAREWELL,
+        )
+    except (RuntimeError, ValueError) as error:
+        where = coordinator or "what the environment names"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the hosts did not come together at {where} ({reason}); start all of them, within "
+            f"{patience} seconds, with the same --coordinator and --processes"
+        ) from error
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def writes() -> bool:
+    """Whether it is for this process to write and print."""
+    return not several() or jax.process_index() == 0
+
+
+def any_of_them(flag: bool) -> bool:
+    """Whether the flag is up at any of the processes, which all must ask."""
+    if not several():
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def leave(status: int) -> int:
+    """Returns the status; one of several processes ends with it at once.
+
+    It would otherwise wait for the others, which wait for it.
+    """
+    if jax.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends this process with one line and status 1 when another one is gone.
+
+    What was computed together cannot go on without it, and a process that leaves in the usual way
+    would wait for it.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several():
+            raise
+        _end(str(error))
+
+
+def _end(reason: str) -> NoReturn:
+    first = reason.strip().splitlines()[0][:200]
+    text = f"another of the {jax.process_count()} processes is gone, so this one ends too ({first})"
+    print(text, file=sys.stderr, flush=True)
+    os._exit(FAILED)
