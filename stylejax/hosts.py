@@ -4,7 +4,9 @@ JAX's own ``jax.distributed`` does the work. Every process is started with the s
 reads the same files; the devices of all of them share the picture; the first one alone writes.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from jax.experimental import multihost_utils
 HEARTBEAT = 30
 FAREWELL = 300
 FAILED = 1
+_DIE_WITH_PARENT = 1  # of Linux, PR_SET_PDEATHSIG
 
 
 def join(
@@ -42,18 +45,8 @@ def join(
       ValueError: a number that cannot be; nothing in the environment says what is not given; or the
         others did not come.
     """
+    check(coordinator, processes, process)
     given = (coordinator, processes, process)
-    if any(x is not None for x in given) and any(x is None for x in given):
-        raise ValueError(
-            "--coordinator, --processes and --process belong together: give all three, or "
-            "--hosts alone where Cloud TPU, SLURM, Open MPI or Kubernetes know them"
-        )
-    if processes is not None and processes < 1:
-        raise ValueError(f"--processes {processes} must be at least 1")
-    if processes is not None and process is not None and not 0 <= process < processes:
-        raise ValueError(f"--process {process} must be from 0 to {processes - 1}")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"--coordinator {coordinator} must be host:port, e.g. 10.0.0.1:1234")
     try:
         jax.distributed.initialize(
             *given,
@@ -69,6 +62,50 @@ def join(
             f"the hosts did not come together at {where} ({reason}); start all of them, within "
             f"{patience} seconds, with the same --coordinator and --processes"
         ) from error
+
+
+def check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Raises ValueError for arguments of ``join`` that cannot be."""
+    given = (coordinator, processes, process)
+    if any(x is not None for x in given) and any(x is None for x in given):
+        raise ValueError(
+            "--coordinator, --processes and --process belong together: give all three, or "
+            "--hosts alone where Cloud TPU, SLURM, Open MPI or Kubernetes know them"
+        )
+    if processes is not None and processes < 1:
+        raise ValueError(f"--processes {processes} must be at least 1")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(f"--process {process} must be from 0 to {processes - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator {coordinator} must be host:port, e.g. 10.0.0.1:1234")
+
+
+def watched() -> None:
+    """Goes on in a child of this process, whose end this one reports in one line.
+
+    JAX ends a process that lost the others from threads of its own, by ``abort`` and in many lines;
+    only another process can still say what that means. Before JAX has started any device.
+    """
+    if not hasattr(os, "fork"):
+        return
+    child = os.fork()
+    if child == 0:
+        if sys.platform == "linux":  # whoever kills the parent means the child
+            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGABRT:
+        print(
+            "error: another process is gone or cannot be reached, so this one ended too; what JAX "
+            "says of it is above",
+            file=sys.stderr,
+            flush=True,
+        )
+    elif code < 0:
+        print(f"error: killed by {signal.Signals(-code).name}", file=sys.stderr, flush=True)
+    os._exit(FAILED if code < 0 else code)
 
 
 def several() -> bool:
@@ -116,6 +153,7 @@ def ending_together() -> Iterator[None]:
 
 def _end(reason: str) -> NoReturn:
     first = reason.strip().splitlines()[0][:200]
-    text = f"another of the {jax.process_count()} processes is gone, so this one ends too ({first})"
+    count = jax.process_count()
+    text = f"error: another of the {count} processes is gone, so this one ends too ({first})"
     print(text, file=sys.stderr, flush=True)
     os._exit(FAILED)

@@ -143,6 +143,8 @@ def _device(given: dict[str, Any]) -> Any:
     options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
     together = [given[option] for option in ("coordinator", "processes", "process")]
     if given["hosts"] or any(x is not None for x in together):
+        hosts.check(*together)
+        hosts.watched()
         hosts.join(*together)
     if name == "auto":
         return None
