@@ -55,7 +55,7 @@ def files(tmp_path, monkeypatch):
 
 
 OPTIONS = ("--network", "slim", "--size", "37", "--scales", "1", "--offline")
-SMALL = ("--style-layers", "relu1_1,relu2_1", "--content-layers", "relu2_2")
+SMALL = ("--style-layers", "relu1_1,relu2_1", "--content-layers", "relu3_1")
 
 
 def test_two_processes_make_the_picture_of_one():
