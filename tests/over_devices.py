@@ -168,13 +168,14 @@ OWN_CANVAS = canvas.Canvas(lambda x: x[:, ::-1], lambda z: z[:, ::-1])
 
 
 def runs():
-    """Whole runs over two scales, by stylize and by iterate, in float64."""
-    found = {}
-    lbfgs = Config(scales=2, steps=20, coarse_steps=3, **LAYERS)
-    adam = dataclasses.replace(lbfgs, optimizer=Adam(), carry=True)
-    for name, config in {"lbfgs": lbfgs, "adam": adam}.items():
-        found[name] = compared(config, guides=name == "adam", by_steps=True)
-    return found
+    """A whole run over two scales, by stylize and by iterate, in float64."""
+    return compared(Config(scales=2, steps=20, coarse_steps=3, **LAYERS), by_steps=True)
+
+
+def carried_runs():
+    """The same with an optimizer that carries on at the second scale, and with masks."""
+    config = Config(scales=2, steps=20, coarse_steps=3, optimizer=Adam(), carry=True, **LAYERS)
+    return compared(config, guides=True, by_steps=True)
 
 
 def other_runs():

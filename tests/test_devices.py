@@ -53,9 +53,16 @@ def test_loss_and_gradient_are_those_of_one_device(name):
 
 def test_a_run_is_that_of_one_device():
     """In float64: in float32 rounding grows by L-BFGS's steps on one device just as well."""
-    for case, (distance, by_steps) in with_eight("runs").items():
-        assert distance < 1e-6, case
-        assert by_steps == 0, case
+    distance, by_steps = with_eight("runs")
+    assert distance < 1e-6
+    assert by_steps == 0
+
+
+@pytest.mark.slow
+def test_adam_carries_on_and_masks_count_as_on_one_device():
+    distance, by_steps = with_eight("carried_runs")
+    assert distance < 1e-6
+    assert by_steps == 0
 
 
 @pytest.mark.slow
@@ -74,9 +81,9 @@ def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
         assert kinds <= {"collective-permute", "all-reduce", "all-to-all"}, case
         for kind, shapes, size in sent:
             if kind == "collective-permute":
-                # One row of features; or, of total variation, rows of the picture.
-                assert all(s[0] == 1 or s[-1] == 3 for s in shapes), (case, shapes)
-                assert size <= max(picture // 4, 4 * width * 128), (case, shapes)
+                # One row of features; or, for total variation, rows of the picture.
+                one_row = all(s[0] == 1 for s in shapes) and size <= 4 * width * 128
+                assert one_row or size <= picture / 8, (case, shapes)
             elif kind == "all-reduce":  # Gram matrices and scalars, or a row of the picture
                 assert all(s in ([], [4, 4], [128, 128], [1, width, 3]) for s in shapes), case
             else:  # an eighth of the picture, columns rounded up
