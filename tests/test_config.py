@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stylejax import layers, losses, statistics, vgg
+from stylejax import devices, layers, losses, statistics, vgg
 from stylejax.canvas import CIRCULAR_FREQUENCIES, FREQUENCIES, PIXELS, Blank
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
@@ -39,6 +39,8 @@ OTHER = {
     "colour": Colour(CHROMA),
     "carry": True,
     "photorealism": True,
+    "mesh": devices.mesh(1),
+    "height": 48,
 }
 
 
