@@ -47,6 +47,7 @@ BY_POSITION = {
     "layers.py:convolve_rows": "custom_vjp takes static arguments by position",
     "matconvnet.py:read_matconvnet": "as the readers of convert.py",
     "normalisation.py:vgg19_means": "the network they are for",
+    "scale.py:at_hand": "config, as of the functions of objective",
     "statistics/moments.py:gaussian_sums": "as gram_sums",
     "statistics/moments.py:gram_sums": "`accumulate(features, weight)` of every statistic",
     "statistics/moments.py:moment_sums": "as gram_sums",
