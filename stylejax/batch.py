@@ -120,6 +120,7 @@ def _own(
 _WITHOUT = (
     *("photo", "paintings", "save_every", "animation", "animation_every"),
     *("checkpoint", "checkpoint_every", "resume"),
+    *("devices", "hosts", "coordinator", "processes", "process"),
 )
 
 
@@ -221,7 +222,7 @@ def _check(given: dict[str, Any]) -> None:
         except ModuleNotFoundError as error:
             raise ValueError(f"--scheduler {given['scheduler']} {error}") from None
     else:  # the device is here
-        plan.find_device(given["device"])
+        plan.find_device(given)
     plan.check_numbers(given)
     if given["plot"]:
         try:

@@ -188,6 +188,8 @@ def ways(config: Config, size: tuple[int, int], params: vgg.Params) -> Iterator[
     steps. A loss that is no sum over positions allows no strips.
     """
     yield config
+    if config.mesh is not None:
+        return
     smallest, here = config, need(config, size, params).total
     try:
         for way in in_strips(config):

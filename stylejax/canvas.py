@@ -6,18 +6,29 @@ previews and results are always pictures, never ``z``.
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stylejax.devices import Rows, on_each
+
 
 class Canvas(NamedTuple):
-    """``decode(z)`` is the picture; ``encode(picture)`` a ``z`` that decodes to it."""
+    """``decode(z)`` is the picture; ``encode(picture)`` a ``z`` that decodes to it.
+
+    Attributes:
+      encode: ``[H, W, 3]`` to ``z``.
+      decode: ``z`` to ``[H, W, 3]``.
+      by_rows: whether ``decode`` takes the rows of ``z`` that one of several devices has, with
+        zeros below the picture; it does where both work pixel by pixel and leave 0 as it is.
+    """
 
     encode: Callable[[jax.Array], jax.Array]
     decode: Callable[[jax.Array], jax.Array]
+    by_rows: bool = False
 
 
 def _same(x: jax.Array) -> jax.Array:
@@ -26,7 +37,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 # The paper's: the pixels themselves. They may leave [0, 1] on the way (clipping inside the loop
 # would belie the curvature pairs of L-BFGS); the result is clipped once, at the end.
-PIXELS = Canvas(encode=_same, decode=_same)
+PIXELS = Canvas(encode=_same, decode=_same, by_rows=True)
 
 # The power of the frequency that FREQUENCIES weigh by: tried from 0.25 to 0.7, see
 # docs/performance.md.
@@ -59,21 +70,67 @@ def _weighted(x: jax.Array, power: float, *, circular: bool) -> jax.Array:
     ``f`` is in cycles per pixel; what has less than half a cycle in the picture, such as the mean,
     counts as if it had half a cycle.
     """
-    height, width, _ = x.shape
-    if circular:
-        rows, columns = _waves(height, x.dtype), _waves(width, x.dtype)
-        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), x.dtype) for n in (height, width)]
-    else:
-        rows, columns = _cosines(height, x.dtype), _cosines(width, x.dtype)
-        cycles = [jnp.arange(n, dtype=x.dtype) / (2 * n) for n in (height, width)]
-    squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
-    least = 0.5 / max(height, width)
-    weight = jnp.maximum(squared, least**2) ** (power / 2)
+    rows, columns, weight = _transform(x.shape[0], x.shape[1], power, x.dtype, circular=circular)
 
     def both(rows: jax.Array, x: jax.Array, columns: jax.Array) -> jax.Array:
         return jnp.einsum("ih,hwc,jw->ijc", rows, x, columns, precision="highest")
 
     return both(rows.T, weight[:, :, None] * both(rows, x, columns), columns.T)
+
+
+def _transform(
+    height: int, width: int, power: float, dtype: jnp.dtype, *, circular: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The matrices of both directions, ``[H, H]`` and ``[W, W]``, and ``f^power`` ``[H, W]``."""
+    if circular:
+        rows, columns = _waves(height, dtype), _waves(width, dtype)
+        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), dtype) for n in (height, width)]
+    else:
+        rows, columns = _cosines(height, dtype), _cosines(width, dtype)
+        cycles = [jnp.arange(n, dtype=dtype) / (2 * n) for n in (height, width)]
+    squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
+    least = 0.5 / max(height, width)
+    return rows, columns, jnp.maximum(squared, least**2) ** (power / 2)
+
+
+def _weighted_over_devices(z: jax.Array, rows: Rows, power: float, *, circular: bool) -> jax.Array:
+    """``_weighted`` of padded rows.
+
+    A device transforms its rows; then every one gets some columns of all rows, transforms those
+    there and back, and gives the rows back: twice the picture goes over the wire, never all of it
+    to one device. Rows and columns that pad it have matrices of zeros.
+    """
+    name, width, height = rows.mesh.axis_names[0], z.shape[1], rows.height
+    beside, below = -width % rows.devices, rows.padded - height
+    own = (width + beside) // rows.devices
+
+    def local(z: jax.Array) -> jax.Array:
+        down, across, weight = _transform(height, width, power, z.dtype, circular=circular)
+        down = jnp.pad(down, ((0, 0), (0, below)))
+        across = jnp.pad(across, ((0, beside), (0, 0)))
+        weight = jnp.pad(weight, ((0, 0), (0, beside)))
+        first = jax.lax.axis_index(name) * own
+        weight = jax.lax.dynamic_slice_in_dim(weight, first, own, axis=1)
+        x = jnp.einsum("hwc,jw->hjc", z, across, precision="highest")
+        x = jax.lax.all_to_all(x, name, split_axis=1, concat_axis=0, tiled=True)
+        x = weight[:, :, None] * jnp.einsum("ih,hjc->ijc", down, x, precision="highest")
+        x = jnp.einsum("ih,ijc->hjc", down, x, precision="highest")
+        x = jax.lax.all_to_all(x, name, split_axis=0, concat_axis=1, tiled=True)
+        return jnp.einsum("hjc,jw->hwc", x, across, precision="highest")
+
+    return on_each(local, rows.mesh, (True,))(rows.pad(z))
+
+
+def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
+    """The canvas whose ``z`` and picture are padded rows, where it can be one; else as it is.
+
+    Its ``encode`` is unchanged: it gives ``z`` of the picture's own height, see ``devices.place``.
+    """
+    if canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES):
+        circular = canvas == CIRCULAR_FREQUENCIES
+        weighted = partial(_weighted_over_devices, rows=rows, power=-_EXPONENT, circular=circular)
+        return canvas._replace(decode=weighted, by_rows=True)
+    return canvas
 
 
 def _encode_frequencies(picture: jax.Array) -> jax.Array:
@@ -158,4 +215,4 @@ def levels(white: float) -> Canvas:
         return z / white
 
     encode.__name__, decode.__name__ = f"times {white:g}", f"over {white:g}"  # for a record
-    return Canvas(encode, decode)
+    return Canvas(encode, decode, by_rows=True)

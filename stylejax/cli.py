@@ -20,6 +20,7 @@ from stylejax import (
     fallback,
     figure,
     grid,
+    hosts,
     job,
     options,
     resumption,
@@ -562,6 +563,39 @@ def command(
             "L-BFGS in bfloat16.",
         ),
     ] = False,
+    devices: Annotated[
+        int | None,
+        _option(
+            "--devices",
+            "How many devices share the picture's rows; what a device holds shrinks with them.",
+            "1, or all of --hosts",
+            panel=_OUTPUT,
+            parser=_whole,
+        ),
+    ] = None,
+    hosts: Annotated[
+        bool,
+        _flag("--hosts", "This is one of several processes, as Cloud TPU, SLURM or MPI know."),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        _option(
+            "--coordinator",
+            "Where nothing knows: host:port of process 0, with --processes and --process.",
+            panel=_OUTPUT,
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        _option("--processes", "How many there are.", panel=_OUTPUT, parser=_whole),
+    ] = None,
+    process: Annotated[
+        int | None,
+        _option(
+            "--process", "Which one this is, from 0, which writes.", panel=_OUTPUT, parser=_whole
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         _option(
@@ -620,7 +654,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _refuse(error.format_message())
     except (ValueError, OSError) as error:
-        return _refuse(str(error))
+        return hosts.leave(_refuse(str(error)))
     except jax.errors.JaxRuntimeError as error:
         if not fallback.ran_out(error):
             raise

@@ -4,15 +4,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, cast
 
 import jax
 
-from stylejax import vgg
+from stylejax import devices, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State
-from stylejax.scale import Array, advance, picture, prepare
+from stylejax.scale import Array, advance, described, gathered, picture, prepare
 
 
 @contextmanager
@@ -38,17 +39,26 @@ def compiling(
     Yields:
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
       and it has the shapes of the scale's state.
+      Where there are several hosts nothing is compiled ahead.
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
+    if jax.process_count() > 1:
+        # Hosts must compile in the same order; the calls do it.
+        done: list[Future[Any]] = [Future() for _ in sizes]
+        for future in done:
+            future.set_result(None)
+        yield done
+        return
     executor = ThreadPoolExecutor(1)
-    submit = partial(_submit, executor, params, content, styles, length=length, config=config)
+    submit = partial(_submit, executor, params, content, styles, length=length)
     # Of a picture that is still to be made the shape is enough.
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
     futures: list[Future[State]] = []
     try:
         for picture, size in zip([start, *coming], sizes, strict=True):
             before = futures[-1] if futures and config.carry else carried
-            futures.append(submit(picture, loss_weights, key, guides, before, size=size))
+            given = (picture, loss_weights, key, guides, before)
+            futures.append(submit(*given, size=size, config=config.at(size)))
         yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
@@ -84,11 +94,15 @@ def _submit(
             ended = carried.result() if isinstance(carried, Future) else carried
             preparing = traced or trace(carried=ended)
             state, targets = preparing.out_info
+            state, targets = described(state, targets, config)
             step = (state, params, targets, loss_weights, 1)
             advance.lower(*step, length=length, config=config).compile()
             picture.lower(state, config=config).compile()
             if not first:
                 preparing.lower().compile()
+            if config.carry and config.rows is not None:
+                ended = jax.eval_shape(partial(gathered, config=config), state)
+                return cast(State, devices.described(ended, config.rows))
         return state
 
     future = executor.submit(work)

@@ -5,16 +5,17 @@ without compiling are ``objective.LossWeights``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Literal, get_args
 
 import jax
+from jax.sharding import Mesh
 
-from stylejax import images, layers, losses, matting, vgg
+from stylejax import canvas, devices, images, layers, losses, matting, vgg
 from stylejax.canvas import CIRCULAR_FREQUENCIES, FREQUENCIES, PIXELS, Blank, Canvas
 from stylejax.colour import Colour
-from stylejax.optimizers import Adam, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
+from stylejax.optimizers import Adam, GradientDescent, JaxoptLbfgs, JaxoptLbfgsb, Lbfgs, Minimizer
 from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 ContentLoss = losses.ContentLoss | Callable[[jax.Array, jax.Array], jax.Array]
@@ -79,6 +80,8 @@ class Config:
         for None. The picture is the same; losses must be sums over positions.
       recompute: in strips, of so many blocks activations are computed again for the gradient; None
         is all, 0 keeps all of the whole picture.
+      mesh: the devices that share the picture's rows, see ``devices.mesh``; None is one device.
+      height: of the picture at the scale that is worked at, where there is a mesh; ``at`` sets it.
     """
 
     content_layers: tuple[str, ...] = ("relu4_2",)
@@ -108,6 +111,8 @@ class Config:
     photorealism: bool = False
     strip: int | None = None
     recompute: int | None = None
+    mesh: Mesh | None = None
+    height: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where a number makes no sense."""
@@ -137,6 +142,8 @@ class Config:
                 raise ValueError(f"{name} is {value!r}; give a tuple of layer names")
             if len(set(value)) < len(value):
                 raise ValueError(f"{name} is {value!r}; name each layer once")
+        if self.mesh is not None:
+            devices.check(self.mesh)
         self._check_statistics()
         self._check_optimizer()
         self._check_strips()
@@ -188,6 +195,11 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
         if self.strip is None:
             return
+        if self.mesh is not None:
+            raise ValueError(
+                f"strip {self.strip} does not go with a mesh of {self.mesh.size} devices, each of "
+                "which looks at its rows as a whole; leave one of them out"
+            )
         for layer, statistic in self.statistics.items():
             if not statistic.additive:
                 raise ValueError(
@@ -236,11 +248,34 @@ class Config:
     @property
     def held(self) -> Canvas:
         """The canvas in use."""
-        if self.canvas is not None:
-            return self.canvas
-        if not isinstance(self.optimizer, Lbfgs | JaxoptLbfgs):
-            return PIXELS
-        return CIRCULAR_FREQUENCIES if self.padding == "circular" else FREQUENCIES
+        held = self.canvas
+        if held is None and isinstance(self.optimizer, Lbfgs | JaxoptLbfgs):
+            held = CIRCULAR_FREQUENCIES if self.padding == "circular" else FREQUENCIES
+        held = PIXELS if held is None else held
+        return held if self.rows is None else canvas.over_devices(held, self.rows)
+
+    @property
+    def rows(self) -> devices.Rows | None:
+        """How the picture's rows are spread at the scale that is worked at."""
+        return None if self.height is None else self.spread(self.height)
+
+    def spread(self, height: int) -> devices.Rows | None:
+        """How the rows of a picture of this height are spread; None where there is no mesh."""
+        if self.mesh is None:
+            return None
+        stride = vgg.minimum_size(self.layers)
+        return devices.Rows(devices.automatic(self.mesh), height, stride)
+
+    def at(self, size: tuple[int, int]) -> "Config":
+        """The config of a scale: the same, where there is no mesh."""
+        rows = self.spread(size[0])
+        if rows is None:
+            return self
+        optimizer = self.optimizer
+        if isinstance(optimizer, GradientDescent):  # it counts the numbers of z, padded ones too
+            share = rows.padded / rows.height
+            optimizer = replace(optimizer, full_from=optimizer.full_from * share)
+        return replace(self, height=size[0], optimizer=optimizer)
 
     @property
     def layers(self) -> tuple[str, ...]:

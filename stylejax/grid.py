@@ -243,7 +243,9 @@ def _value(axis: Axis, value: str) -> str:
 
 
 def _check_common(own: dict[str, Any], given: dict[str, Any]) -> None:
-    for name in ("save_every", "plot", "sheet", "animation", "checkpoint", "resume"):
+    several = ("devices", "hosts", "coordinator")  # share one picture; a grid has many at once
+    one = ("save_every", "plot", "sheet", "animation", "checkpoint", "resume")
+    for name in (*one, *several):
         if own[name]:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} works with one picture only, not with grid")

@@ -20,6 +20,7 @@ from stylejax import (
     companions,
     display,
     fallback,
+    hosts,
     images,
     record,
     resumption,
@@ -30,7 +31,6 @@ from stylejax import (
 )
 from stylejax.config import Config
 from stylejax.interruption import stop_on, stop_on_ctrl_c
-from stylejax.optimizers import Status
 from stylejax.plan import Job, inputs, plan
 
 __all__ = ["Job", "inputs", "plan", "run", "stop_on_ctrl_c"]
@@ -67,10 +67,17 @@ def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
     keep_compiled()
-    with on(job.device), stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked:
-        _tell_plan(job, console)
+    with (
+        hosts.ending_together(),
+        on(job.device),
+        stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked,
+    ):
+        if hosts.writes():
+            _tell_plan(job, console)
         with shown(job, console) as show:
-            made, last = make(job, show, stop_asked, begun=_begun(job))
+            made, last = make(job, show, lambda: hosts.any_of_them(stop_asked()), begun=_begun(job))
+        if not hosts.writes():
+            return 0 if record.worst(made.trace) not in record.BAD else FAILED
         write(job, made)
     if not _write_companions(job, made):
         made = made._replace(interrupted=signal.SIGINT)
@@ -114,7 +121,8 @@ def make(
             new = True
             trace.append(record.entry(last))
             taken = record.steps_taken(trace)
-            companions.preview(job.given, last, taken=taken)
+            if hosts.writes():
+                companions.preview(job.given, last, taken=taken)
             frames += companions.frame(last, taken=taken, every=every)
         if interrupted := stop_asked():
             break
@@ -205,7 +213,7 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
 
 def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
     """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet."""
-    if job.given["quiet"]:
+    if job.given["quiet"] or not hosts.writes():
         return display.silent()
     clock = display.Clock(job.preset.config, *job.content.shape[:2])
     return (display.live if console.is_terminal else display.lines)(console, clock)
@@ -231,6 +239,7 @@ def provenance(job: Job, made: Made) -> dict[str, Any]:
         ],
         "versions": record.versions(),
         "device": (job.device or jax.devices()[0]).device_kind,
+        "devices": 1 if job.preset.config.mesh is None else job.preset.config.mesh.size,
         "width": job.content.shape[1],
         "height": job.content.shape[0],
         "status": "interrupted" if made.interrupted else record.worst(made.trace).name.lower(),
@@ -293,7 +302,7 @@ def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Pr
         message = f"interrupted at {display.scale_text(last)}, step {last.step}"
         message += "; --resume goes on from there" if made.saved else ""
         code = 128 + made.interrupted
-    elif status in (Status.STALLED, Status.NON_FINITE):
+    elif status in record.BAD:
         message, code = status.message, FAILED
     else:
         message, code = status.message, 0

@@ -19,9 +19,9 @@ from stylejax import winograd
 Precision = str | None
 # What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
 # the image itself from the other side.
-_Beyond = Literal["constant", "edge", "wrap"]
+Beyond = Literal["constant", "edge", "wrap"]
 # The same above and below, where the two lines may also be there already, and to the sides.
-_Frame = tuple[_Beyond | Literal["given"], _Beyond]
+_Frame = tuple[Beyond | Literal["given"], Beyond]
 
 
 def convolve(
@@ -72,19 +72,27 @@ def convolve_circular(
     return _convolve(x, kernel, evaluated, ("wrap", "wrap"), precision)
 
 
-def convolve_strip(
+def convolve_rows(
     x: jax.Array,
     kernel: jax.Array,
     precision: Precision = "highest",
     *,
-    sides: _Beyond,
+    beside: Beyond = "constant",
     evaluated: jax.Array | None = None,
 ) -> jax.Array:
-    """The same for some rows of an image, with the rows above and below them in ``x``.
+    """The same of some rows of an image, which come with their neighbours above and below.
 
-    ``[h + 2, w, in]`` to ``[h, w, out]``; ``sides`` says what lies to the left and to the right.
+    Args:
+      x: ``[h + 2, w, in]``.
+      kernel: as for ``convolve``.
+      precision: as for ``convolve``.
+      beside: what lies beyond the first and last column, see ``Beyond``.
+      evaluated: as for ``convolve``.
+
+    Returns:
+      ``[h, w, out]``.
     """
-    return _convolve(x, kernel, evaluated, ("given", sides), precision)
+    return _convolve(x, kernel, evaluated, ("given", beside), precision)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, frame: _Frame, precision: Precision) -> jax.Array:

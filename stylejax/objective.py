@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, matting, strips, vgg
+from stylejax import halo, losses, matting, strips, vgg
 from stylejax.coefficients import DEFAULT_WEIGHTS, LossWeights, Number, layer_weights
 from stylejax.config import Config
 from stylejax.guides import Carried, weigh
@@ -21,10 +21,12 @@ from stylejax.statistics import Statistic
 from stylejax.targets import (
     Targets,
     cut_of,
+    extents_of,
     features_number,
     make_targets,
     network,
     network_features,
+    rows_of,
     summarised,
 )
 
@@ -91,6 +93,8 @@ def evaluate(
     }
     dream_weight = 0.0 if loss_weights.dream is None else loss_weights.dream
     dream = {layer: dream_weight / len(dream) * loss for layer, loss in dream.items()}
+    if (rows := rows_of(image, config)) is not None:
+        image = rows.crop(image)
     variation = _variation(config)
     if cut is not None:  # its differences, two pictures, are cheaper computed again than kept
         variation = jax.checkpoint(variation)
@@ -122,20 +126,25 @@ def _whole(
 ) -> tuple[Losses, Losses, Losses]:
     """The losses of content, style and dream by layer, from features of the whole picture."""
     features = network_features(params, image, config.layers, config)
+    extents = extents_of(image, config)
     compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
     masks = targets.guides and targets.guides.content
     content = {
-        layer: compare(partial(_content_loss, config, masks, layer), features[layer], target)
+        layer: compare(
+            partial(_content_loss, config, masks, layer, extents[layer]), features[layer], target
+        )
         for layer, target in targets.content.items()
     }
     style = {
         layer: compare(
-            partial(_style_loss, config, targets.guides, layer, strengths), features[layer], target
+            partial(_style_loss, config, targets.guides, layer, extents[layer], strengths),
+            features[layer],
+            target,
         )
         for layer, target in targets.style.items()
     }
     dream = {
-        layer: compare(losses.dream_loss, features[layer], target)
+        layer: compare(partial(halo.dream_loss, extent=extents[layer]), features[layer], target)
         for layer, target in targets.dream.items()
     }
     return content, style, dream
@@ -145,24 +154,27 @@ def _content_loss(
     config: Config,
     masks: Mapping[str, jax.Array] | None,
     layer: str,
+    extent: halo.Extent | None,
     features: jax.Array,
     target: jax.Array,
 ) -> jax.Array:
-    mask = masks[layer] if masks else None
-    return config.content_loss(weigh(features, mask), weigh(target, mask))
+    mask = halo.padded(masks[layer], features) if masks else None
+    loss = config.content_loss
+    return halo.content_loss(loss, weigh(features, mask), weigh(target, mask), extent)
 
 
 def _style_loss(
     config: Config,
     guides: Carried | None,
     layer: str,
+    extent: halo.Extent | None,
     strengths: Sequence[Number] | jax.Array | None,
     features: jax.Array,
     targets: Sequence[Any],
 ) -> jax.Array:
     mask = guides and guides.style[layer]
     factors = None if mask is None else jnp.mean(mask, axis=(0, 1))
-    summaries = summarised(layer, features, mask, config)
+    summaries = summarised(layer, features, mask, config, extent=extent)
     return _style_distance(config.statistics[layer], summaries, targets, factors, strengths)
 
 

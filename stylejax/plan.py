@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from stylejax import (
     arguments,
     budget,
     companions,
+    devices,
+    hosts,
     images,
     masks,
     options,
@@ -70,7 +74,8 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     companions.check(given, inputs(given))
     resumption.check(given)
     preset, start_file = options.build(given, len(given["paintings"]))
-    device = find_device(given["device"])
+    device = find_device(given)
+    preset = preset._replace(config=_over(given, preset.config))
     once = partial(_once, {} if kept is None else kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
@@ -107,6 +112,8 @@ def _fitting(
     given: dict[str, Any], config: Config, content: np.ndarray, params: vgg.Params, device: Any
 ) -> Config:
     """The config in the form that fits into memory, or that takes least if that is asked for."""
+    if config.mesh is not None:
+        return config
     about = ((content.shape[0], content.shape[1]), params)
     with options.naming():
         if given["low_memory"]:
@@ -151,23 +158,64 @@ def _check_output(given: dict[str, Any]) -> None:
             raise ValueError(f"--output {output} is one of the inputs; choose another name")
 
 
-def find_device(name: str) -> Any:
-    """JAX's device of that kind; None, which is its own choice, for ``auto``.
+def find_device(given: dict[str, Any]) -> Any:
+    """JAX's device that ``--device`` names; None, which is its own choice, for ``auto``.
+
+    Where this is one of several processes it joins them before.
 
     Raises:
       ValueError: another word, or there is none here.
     """
+    name = given["device"]
     options.choice("--device", name, ("auto", "cpu", "gpu", "tpu"))
+    together = [given.get(option) for option in ("coordinator", "processes", "process")]
+    if given.get("hosts") or any(x is not None for x in together):
+        hosts.check(*together)
+        hosts.watched()
+        hosts.join(*together)
     if name == "auto":
         return None
     try:
-        return jax.devices(name)[0]
+        return jax.local_devices(backend=name)[0]
     except RuntimeError:
         seen = ", ".join(sorted({device.platform for device in jax.devices()}))
         raise ValueError(
             f"--device {name}: jax sees only {seen} here; install jax for that device or "
             "use --device auto"
         ) from None
+
+
+def _over(given: dict[str, Any], config: Config) -> Config:
+    """The config over several devices, where these are asked for."""
+    mesh = _mesh(given)
+    if mesh is None:
+        return config
+    if given["checkpoint"] is not None:
+        raise ValueError("--checkpoint does not work over several devices yet; leave one out")
+    if given["low_memory"]:
+        raise ValueError(
+            "--low-memory works on one device, where strips take turns; leave --devices out"
+        )
+    with options.naming():
+        return replace(config, mesh=mesh)
+
+
+def _mesh(given: dict[str, Any]) -> Mesh | None:
+    """The devices that share the picture; None where one has all of it."""
+    name, count = given["device"], given["devices"]
+    if count is None and not hosts.several():
+        return None
+    there = jax.devices(None if name == "auto" else name)
+    if hosts.several() and count not in (None, len(there)):
+        raise ValueError(
+            f"--devices {count}: the hosts have {len(there)} together and use all; leave it out"
+        )
+    if count == 1:
+        return None
+    try:
+        return devices.mesh(count, devices=there)
+    except ValueError as error:
+        raise ValueError(f"--devices: {error}") from None
 
 
 def _photo(given: dict[str, Any], config: Config) -> tuple[np.ndarray, masks.Photo]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import stylejax
 from stylejax.files import replacing
@@ -44,6 +45,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Statistic | ContentLoss):
         return value.name
+    if isinstance(value, Mesh):
+        return dict(value.shape)
     if hasattr(value, "__dataclass_fields__"):
         fields = {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
         return {"kind": type(value).__name__, **fields}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import canvas, images, vgg
+from stylejax import canvas, devices, images, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
@@ -134,7 +134,50 @@ def prepare(
     state = config.optimizer.init(fun, z, params, targets, loss_weights)
     if carried is not None:
         state = cast(Adam, config.optimizer).carry(carried, state)  # Config has seen to it
-    return state, targets
+    return placed(state, config), _placed_targets(targets, config)
+
+
+def placed(state: State, config: Config) -> State:
+    """A state where its devices want it: ``z`` and all that has its shape by rows."""
+    if config.rows is None:
+        return state
+    return devices.place(state, config.rows, _whole(state, config))
+
+
+def _placed_targets(targets: Targets, config: Config) -> Targets:
+    """Content's features are by rows, as they were made; all else is everywhere."""
+    if config.rows is None:
+        return targets
+    mesh = config.rows.mesh
+    content = {layer: devices.by_rows(x, mesh) for layer, x in targets.content.items()}
+    return devices.replicated(targets, mesh)._replace(content=content)
+
+
+def described(state: State, targets: Targets, config: Config) -> tuple[State, Targets]:
+    """Shapes of what ``prepare`` makes with where it lies, as calls will be given it."""
+    if config.rows is None:
+        return state, targets
+    shapes = devices.described(targets, config.rows)
+    content = devices.described(targets.content, config.rows, every=True)
+    return devices.described(state, config.rows, _whole(state, config)), shapes._replace(
+        content=content
+    )
+
+
+def gathered(state: State, config: Config) -> State:
+    """A state to carry on from: without rows below the picture, and on every device."""
+    return state if config.rows is None else _gathered(state, config=config)
+
+
+@partial(jax.jit, static_argnames="config")
+def _gathered(state: State, *, config: Config) -> State:
+    assert config.rows is not None
+    return devices.take(state, config.rows, _whole(state, config))
+
+
+def _whole(state: State, config: Config) -> tuple[int, ...]:
+    """The shape of arrays of a state that are by rows; none are where ``z`` is not."""
+    return state.z.shape if config.held.by_rows else ()
 
 
 # Under vmap a ``cond`` whose predicate differs between pictures makes a copy of everything its
@@ -190,7 +233,10 @@ def _steps(
         state = jax.lax.cond(_any_one(going), step, lambda s, _: s, state, going)
         return state, History(state.aux, state.evaluations, going)
 
-    return jax.lax.scan(body, state, jnp.arange(length))
+    state, rows = jax.lax.scan(body, state, jnp.arange(length))
+    if config.rows is not None:
+        rows = devices.replicated(rows, config.rows.mesh)
+    return placed(state, config), rows
 
 
 # For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
@@ -200,8 +246,11 @@ advance = jax.jit(_steps, static_argnames=("length", "config"), donate_argnames=
 
 @partial(jax.jit, static_argnames="config")
 def picture(state: State, *, config: Config) -> jax.Array:
-    """What the optimizer has come to, ``[h, w, 3]``."""
-    return config.held.decode(state.best)
+    """What the optimizer has come to, ``[h, w, 3]``, on every device."""
+    decoded = config.held.decode(state.best)
+    if config.rows is None:
+        return decoded
+    return devices.replicated(config.rows.crop(decoded), config.rows.mesh)
 
 
 @partial(jax.jit, static_argnames=("steps", "config"))
@@ -278,13 +327,18 @@ def _taken(rows: History) -> History:
     return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
 
 
-def at_hand(params: vgg.Params) -> vgg.Params:
+def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
     """The network as the loop wants it, made once.
 
-    On the device, where 80 MB of NumPy arrays would otherwise be copied at every call of a compiled
-    program; and with what CPUs are quicker with.
+    On the device, or on all that ``config`` names, where 80 MB of NumPy arrays would otherwise be
+    copied at every call of a compiled program; and with what CPUs are quicker with.
     """
     device = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
+    mesh = config.mesh if config else None
+    if mesh is not None:
+        device = mesh.devices.flat[0]
     if getattr(device, "platform", device) == "cpu":
         params = vgg.evaluate_kernels(params)
+    if mesh is not None:
+        return devices.everywhere(params, devices.automatic(mesh))
     return jax.tree.map(jnp.asarray, params)

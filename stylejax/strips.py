@@ -25,7 +25,7 @@ from stylejax.layers import (
     convolve,
     convolve_circular,
     convolve_replicating,
-    convolve_strip,
+    convolve_rows,
     rectify,
 )
 
@@ -311,7 +311,7 @@ def _convolve(
     within = _bordered(x, stage.first(strip) - 2, stage.size[0], repeat=beyond == "edge")
     module = vgg.Convolution(
         params[layer]["bias"].shape[0],
-        partial(convolve_strip, sides=beyond),
+        partial(convolve_rows, beside=beyond),
         network.precision,
     )
     return module.apply({"params": params[layer]}, within), x[-2:]

@@ -1,15 +1,17 @@
 """What the picture is compared with: the photo's features, the paintings' statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from stylejax import losses, matting, strips, vgg
+from stylejax import halo, matting, strips, vgg
 from stylejax.coefficients import LossWeights, style_shares
 from stylejax.config import Config
+from stylejax.devices import Rows
 from stylejax.guides import Carried, Guides, carry, fitted
 
 
@@ -35,7 +37,18 @@ class Targets(NamedTuple):
 def network_features(
     params: vgg.Params, image: jax.Array, layers: Sequence[str], config: Config
 ) -> dict[str, jax.Array]:
-    """Features as ``config`` wants them computed."""
+    """Features as ``config`` wants them computed; of padded rows where there is a mesh."""
+    rows = rows_of(image, config)
+    if rows is not None:
+        return halo.features(
+            params,
+            rows.pad(image),
+            layers,
+            rows=rows,
+            pool=config.pool,
+            padding=config.padding,
+            precision=config.precision,
+        )
     return vgg.features(
         params,
         image,
@@ -44,6 +57,19 @@ def network_features(
         padding=config.padding,
         precision=config.precision,
     )
+
+
+def rows_of(image: jax.Array, config: Config) -> Rows | None:
+    """How the rows of an image are spread, which may be the picture with rows below it."""
+    rows = config.rows
+    if rows is not None and image.shape[0] == rows.padded:
+        return rows
+    return config.spread(image.shape[0])
+
+
+def extents_of(image: jax.Array, config: Config) -> Mapping[str, halo.Extent | None]:
+    """By layer how many rows of features count; None each where nothing is spread."""
+    return halo.extents(rows_of(image, config), image.shape[1], config.layers, config.pool)
 
 
 def make_targets(
@@ -67,6 +93,7 @@ def make_targets(
     """
     # The picture may be a tile; photo and paintings are not.
     plain = replace(config, padding="replicate-all") if config.padding == "circular" else config
+    plain = replace(plain, height=None)  # nor do they come with rows below them
     if masks is not None:
         masks = fitted(masks, content.shape, [style.shape for style in styles], content.dtype)
     parts = [None] * len(styles) if masks is None else masks.styles or ()
@@ -125,7 +152,11 @@ def _summaries(
     }
     if (cut := cut_of(params, style.shape, config)) is None:
         features = network_features(params, style, config.style_layers, config)
-        return {layer: summarised(layer, f, masks[layer], config) for layer, f in features.items()}
+        extents = extents_of(style, config)
+        return {
+            layer: summarised(layer, f, masks[layer], config, extent=extents[layer])
+            for layer, f in features.items()
+        }
 
     def look(layer: str, f: jax.Array, counted: jax.Array, mask: Any) -> tuple[Any, Any]:
         weight = counted[:, :, None] if mask is None else mask
@@ -137,12 +168,20 @@ def _summaries(
 
 
 def summarised(
-    layer: str, features: jax.Array, mask: jax.Array | None, config: Config
+    layer: str,
+    features: jax.Array,
+    mask: jax.Array | None,
+    config: Config,
+    *,
+    extent: halo.Extent | None = None,
 ) -> tuple[Any, ...]:
-    """The layer's statistic of features ``[h, w, c]`` for each region of a mask ``[h, w, R]``."""
-    accumulate = config.statistics[layer].accumulate
+    """The layer's statistic of features ``[h, w, c]`` for each region of a mask ``[h, w, R]``.
+
+    ``extent`` says how the features are spread over devices, if they are.
+    """
+    accumulate = partial(halo.summary, config.statistics[layer], extent=extent)
     if mask is None:
-        return (accumulate(features),)
+        return (accumulate(features, None),)
     return tuple(accumulate(features, mask[:, :, region]) for region in range(mask.shape[2]))
 
 
@@ -153,9 +192,13 @@ def _photo(
     layers = tuple(dict.fromkeys(config.content_layers + config.dream_layers))
     if (cut := cut_of(params, photo.shape, config)) is None:
         features = network_features(params, photo, layers, config)
+        extents = extents_of(photo, config)
         return (
             {layer: features[layer] for layer in config.content_layers},
-            {layer: losses.activity(features[layer]) for layer in config.dream_layers},
+            {
+                layer: halo.activity(features[layer], extents[layer])
+                for layer in config.dream_layers
+            },
         )
 
     def look(layer: str, f: jax.Array, counted: jax.Array, _: Any) -> tuple[Any, Any]:

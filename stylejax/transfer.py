@@ -9,20 +9,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import arguments, colour, vgg
+from stylejax import arguments, colour, devices, vgg
 from stylejax.compilation import compiling
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
 from stylejax.place import Place, fitted, over, preceding, restored
-from stylejax.scale import Array, History, Stretch, at_hand, prepare, run, walk
+from stylejax.scale import Array, History, Stretch, at_hand, gathered, prepare, run, walk
 
 __all__ = ["History", "Place", "Progress", "Result", "iterate", "stylize"]
 
@@ -118,28 +118,39 @@ def stylize(
         guides=guides,
     )
     key = jax.random.key(0) if key is None else key
-    params = at_hand(params)
+    params = at_hand(params, config)
     sizes = config.sizes(*content.shape[:2])
     photo, paintings, picture = colour.prepare(config.colour, content, styles, init)
     # No program of a scale depends on it, so other colours find them compiled.
     colours, config = config.colour, replace(config, colour=None)
+    photo, paintings, picture, loss_weights, key, guides = _on_devices(
+        config, photo, paintings, picture, loss_weights, key, guides
+    )
     history, states, carried = [], [], None
-    start = partial(prepare, params, photo, paintings, config=config)
+    start = partial(prepare, params, photo, paintings)
     for scale, size in enumerate(sizes):
+        here = config.at(size)
         state, targets = start(
-            picture, loss_weights, key, guides=guides, carried=carried, size=size
+            picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
         )
         steps = config.steps_at(scale, len(sizes))
-        picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=config)
-        carried = state if config.carry else None
+        picture, state, rows = run(state, params, targets, loss_weights, steps=steps, config=here)
+        carried = gathered(state, config=here) if config.carry else None
         history.append(rows)
         states.append(state)
     return Result(
-        image=cast(jax.Array, colour.finish(colours, cast(jax.Array, picture), content)),
+        image=cast(jax.Array, colour.finish(colours, devices.here(picture), content)),
         history=tuple(history),
-        evaluations=sum(state.evaluations for state in states),
-        status=jnp.stack([state.status for state in states]).max(),
+        evaluations=sum(devices.here(state.evaluations) for state in states),
+        status=jnp.stack([devices.here(state.status) for state in states]).max(),
     )
+
+
+def _on_devices(config: Config, *given: Any) -> tuple[Any, ...]:
+    """What a run is given, on all its devices, where there are several."""
+    if config.mesh is None:
+        return given
+    return cast(tuple[Any, ...], devices.everywhere(given, devices.automatic(config.mesh)))
 
 
 def iterate(
@@ -195,6 +206,10 @@ def iterate(
     photo, paintings, start = colour.prepare(config.colour, content, styles, init)
     colours, config = config.colour, replace(config, colour=None)
     given = (params, photo, paintings, config, loss_weights, key, guides)
+    if resume is not None and config.mesh is not None:
+        raise ValueError(
+            "resume does not work over the devices of a mesh yet; leave one of them out"
+        )
     place = None if resume is None else fitted(resume, *given)
     walked = _pyramid(*given, start, every, place)
     return (
@@ -215,15 +230,19 @@ def _pyramid(
     every: int,
     place: Place | None,
 ) -> Iterator[Progress]:
-    params = at_hand(params)
+    params = at_hand(params, config)
     sizes = config.sizes(*content.shape[:2])
-    walked = partial(walk, params=params, loss_weights=loss_weights, every=every, config=config)
+    content, styles, picture, loss_weights, key, guides = _on_devices(
+        config, content, styles, picture, loss_weights, key, guides
+    )
+    walked = partial(walk, params=params, loss_weights=loss_weights, every=every)
     first, before, carried = 0, 0, None
     if place is not None:
         first, before = place.scale, place.evaluations
     if place is not None and over(place, config, len(sizes)):
         # Nothing of this scale is compiled but its picture.
-        (reached,) = walked(place.state, targets=None, steps=place.step, taken=place.step)
+        ended = partial(walked, config=config)
+        (reached,) = ended(place.state, targets=None, steps=place.step, taken=place.step)
         yield _progress(reached, first, len(sizes), config, before)
         picture, before = reached.image, before + reached.evaluations
         carried = reached.state if config.carry else None
@@ -233,27 +252,29 @@ def _pyramid(
         picture, carried = preceding(*given, size=sizes[first - 1])
     if first == len(sizes):
         return
-    start = partial(prepare, params, content, styles, config=config)
+    start = partial(prepare, params, content, styles)
     programs = partial(compiling, sizes=sizes[first:], length=every, config=config)
     shaped = (params, content, styles, picture, loss_weights, key, guides)
     with programs(*shaped, carried=carried) as compiled:
         for scale, done in enumerate(compiled, first):
             wait([done])
             size, steps = sizes[scale], config.steps_at(scale, len(sizes))
+            here = config.at(size)
             state, targets = start(
-                picture, loss_weights, key, guides=guides, carried=carried, size=size
+                picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
             )
             taken = None
             if place is not None:  # this is its scale
                 state, taken = restored(place.state, state), place.step
                 place = None  # and with it the memory of what was saved
-            for reached in walked(state, targets=targets, steps=steps, taken=taken):
+            for reached in walked(state, targets=targets, steps=steps, taken=taken, config=here):
                 yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
-            carried = reached.state if config.carry else None
+            carried = gathered(reached.state, config=here) if config.carry else None
 
 
 def _progress(reached: Stretch, scale: int, scales: int, config: Config, before: int) -> Progress:
+    place = Place(scale, reached.step, before, reached.state)
     return Progress(
         scale=scale,
         scales=scales,
@@ -264,5 +285,5 @@ def _progress(reached: Stretch, scale: int, scales: int, config: Config, before:
         history=reached.rows,
         evaluations=before + reached.evaluations,
         status=reached.status,
-        place=Place(scale, reached.step, before, reached.state),
+        place=place if config.mesh is None else None,
     )

@@ -249,7 +249,7 @@ class VGG(nn.Module):
         for block, depth, width in _blocks(self.architecture):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
-                operation = convolution(self.padding, first=place == "1_1")
+                operation = self._convolution(first=place == "1_1")
                 x = Convolution(width, operation, self.precision, name=f"conv{place}")(x)
                 features[f"conv{place}"] = x
                 x = features[f"relu{place}"] = rectify(x)
@@ -259,6 +259,9 @@ class VGG(nn.Module):
             if wanted <= features.keys():
                 break
         return self._leaving(features, layers)
+
+    def _convolution(self, *, first: bool) -> Callable[..., jax.Array]:
+        return convolution(self.padding, first=first)
 
     def _leaving(
         self, features: Mapping[str, jax.Array], layers: Sequence[str]

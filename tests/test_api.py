@@ -25,8 +25,8 @@ OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "grad
 OPTIONAL += ("matplotlib", "av", "orbax")
 
 # The command line: the only modules that may print, and that no other module imports.
-SHELL = {"cli.py", "commands.py", "figure.py", "grid.py", "job.py", "plan.py", "synthesis.py"}
-SHELL |= {"resumption.py"}
+SHELL = {"cli.py", "commands.py", "figure.py", "grid.py", "hosts.py", "job.py", "plan.py"}
+SHELL |= {"resumption.py", "synthesis.py"}
 
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
@@ -36,11 +36,18 @@ BY_POSITION = {
     "convert.py:read_jcjohnson": "as read_adain",
     "convert.py:read_keras": "as read_adain",
     "convert.py:read_torchvision": "as read_adain",
+    "devices.py:by_rows": "axis, as of NumPy",
+    "devices.py:described": "whole, as of place",
+    "devices.py:mesh": "count: mesh(8)",
+    "devices.py:spec": "axis, as of NumPy",
+    "hosts.py:join": "coordinator, processes, process: as of jax.distributed.initialize",
     "layers.py:convolve": "custom_vjp takes static arguments by position",
     "layers.py:convolve_circular": "custom_vjp takes static arguments by position",
     "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
+    "layers.py:convolve_rows": "custom_vjp takes static arguments by position",
     "matconvnet.py:read_matconvnet": "as the readers of convert.py",
     "normalisation.py:vgg19_means": "the network they are for",
+    "scale.py:at_hand": "config, as of the functions of objective",
     "statistics/moments.py:gaussian_sums": "as gram_sums",
     "statistics/moments.py:gram_sums": "`accumulate(features, weight)` of every statistic",
     "statistics/moments.py:moment_sums": "as gram_sums",

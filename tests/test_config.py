@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stylejax import layers, losses, statistics, vgg
+from stylejax import devices, layers, losses, statistics, vgg
 from stylejax.canvas import CIRCULAR_FREQUENCIES, FREQUENCIES, PIXELS, Blank
 from stylejax.colour import CHROMA, Colour
 from stylejax.config import Config
@@ -41,6 +41,8 @@ OTHER = {
     "photorealism": True,
     "strip": 512,
     "recompute": 2,
+    "mesh": devices.mesh(1),
+    "height": 48,
 }
 
 

@@ -360,7 +360,7 @@ def test_rows_that_come_with_their_neighbours(rng, x64, sides):
     x, kernel = rng.normal(size=(9, 6, 3)), rng.normal(size=(3, 3, 3, 4))
     cotangent = rng.normal(size=(4, 6, 4))
     found, pull = jax.vjp(
-        lambda x, k: layers.convolve_strip(x, k, sides=sides), x[2:8], jnp.asarray(kernel)
+        lambda x, k: layers.convolve_rows(x, k, beside=sides), x[2:8], jnp.asarray(kernel)
     )
     expected, pulled = jax.vjp(lambda x, k: whole(x, k)[3:7], x, jnp.asarray(kernel))
     assert_allclose(found, expected, rtol=0, atol=1e-12)

@@ -33,7 +33,7 @@ class GradientDescent:
     learning_rate: float = 1.0
     decay: float = 1.0
     decay_steps: int = 100
-    full_from: int = 1
+    full_from: float = 1
 
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """No gradient until the first evaluation."""

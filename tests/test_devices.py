@@ -1,0 +1,140 @@
+"""Several devices, one picture: equal to one device, and what goes from device to device.
+
+The oracle is the library itself on one device, which its other tests compare with NumPy. Forced
+CPU devices belong to a process: each test starts one (``over_devices.py``).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from stylejax import Config, devices, halo, layers, vgg
+from stylejax.devices import Rows
+
+PROGRAM = Path(__file__).parent / "over_devices.py"
+FORCED = "--xla_force_host_platform_device_count=8"
+
+
+def environment(**more):
+    path = os.pathsep.join([str(PROGRAM.parents[1]), *sys.path])
+    return {**os.environ, "XLA_FLAGS": FORCED, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **more}
+
+
+def with_eight(name):
+    """What a function of over_devices.py returns."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), name],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["borders", pytest.param("more_borders", marks=SLOW), pytest.param("forms", marks=SLOW)]
+)
+def test_loss_and_gradient_are_those_of_one_device(name):
+    for case, (terms, gradient) in with_eight(name).items():
+        assert terms < 1e-5, case
+        assert gradient < 1e-5, case
+
+
+def test_a_run_is_that_of_one_device():
+    """In float64: in float32 rounding grows by L-BFGS's steps on one device just as well."""
+    distance, by_steps = with_eight("runs")
+    assert distance < 1e-6
+    assert by_steps == 0
+
+
+@pytest.mark.slow
+def test_adam_carries_on_and_masks_count_as_on_one_device():
+    distance, by_steps = with_eight("carried_runs")
+    assert distance < 1e-6
+    assert by_steps == 0
+
+
+@pytest.mark.slow
+def test_rare_optimizers_run_as_on_one_device():
+    for case, (distance,) in with_eight("other_runs").items():
+        assert distance < 1e-6, case
+
+
+def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
+    for case, (sent, shard, memory) in with_eight("programs").items():
+        rows, width, _ = shard
+        picture = 8 * rows * width * 3 * 4
+        assert rows < 32, case  # an eighth, rounded up to the stride
+        assert all(m[1:] == shard for m in memory), case
+        kinds = {kind for kind, _, _ in sent}
+        assert kinds <= {"collective-permute", "all-reduce", "all-to-all"}, case
+        for kind, shapes, size in sent:
+            if kind == "collective-permute":
+                # One row of features; or, for total variation, rows of the picture.
+                one_row = all(s[0] == 1 for s in shapes) and size <= 4 * width * 128
+                assert one_row or size <= picture / 8, (case, shapes)
+            elif kind == "all-reduce":  # Gram matrices and scalars, or a row of the picture
+                assert all(s in ([], [4, 4], [128, 128], [1, width, 3]) for s in shapes), case
+            else:  # an eighth of the picture, columns rounded up
+                assert size <= picture / 8 * 1.3, case
+        # Of three convolutions behind the first a row each way, and as much of its gradient.
+        wide = [
+            s
+            for kind, (s, *_), _ in sent
+            if kind == "collective-permute" and s[0] == 1 and s[-1] > 3
+        ]
+        assert len(wide) == 3 * 4, case
+
+
+@pytest.mark.parametrize(
+    ("height", "stride", "count", "each"),
+    [(64, 16, 8, 16), (128, 16, 8, 16), (129, 16, 8, 32), (1, 16, 8, 16), (100, 8, 3, 40)],
+)
+def test_rows_are_shared_by_strides(height, stride, count, each):
+    class Devices(Rows):
+        devices = count
+
+    rows = Devices(None, height, stride)
+    assert (rows.each, rows.padded) == (each, count * each)
+    assert rows.padded >= height
+    assert rows.each % stride == 0
+
+
+def test_one_device_is_a_mesh_too(tiny):
+    """Nothing is sent, and nothing differs."""
+    image = np.random.default_rng(0).random((22, 17, 3), np.float32)
+    config = Config(mesh=devices.mesh(1), content_layers=("relu3_1",), style_layers=())
+    rows = config.at(image.shape).rows
+    assert rows.padded == 24
+    more = {"pool": layers.average_pool, "padding": "replicate-all", "precision": "highest"}
+    seen = jax.jit(lambda x: halo.features(tiny, rows.pad(x), ["relu3_1"], rows=rows, **more))
+    whole = vgg.features(tiny, image, ["relu3_1"], **more)["relu3_1"]
+    found = seen(image)["relu3_1"]
+    np.testing.assert_allclose(found[:5], whole, rtol=1e-5, atol=1e-3)
+    assert not found[5:].any()
+
+
+def test_what_cannot_be_shared_is_refused(tiny):
+    with pytest.raises(ValueError, match="99 devices were asked for and jax sees"):
+        devices.mesh(99)
+    with pytest.raises(ValueError, match=r"rows are spread over one axis: take .*mesh\(\)"):
+        Config(mesh=8)
+
+    def up(x):
+        return layers.max_pool_ceil(x)
+
+    rows = Rows(devices.mesh(1), 21, 4)
+    more = {"pool": up, "padding": "zero", "precision": "highest"}
+    with pytest.raises(ValueError, match=r"rounds a height of 21 up.*multiple of 4"):
+        halo.features(tiny, np.zeros((24, 9, 3), np.float32), ["relu3_1"], rows=rows, **more)
