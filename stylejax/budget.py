@@ -123,7 +123,7 @@ def _activations(
     return whole(part) + kept
 
 
-def available(device: Any = None) -> float | None:
+def available(device: Any) -> float | None:
     """Bytes that a run may take on a device, JAX's own choice for None; None where nobody knows."""
     device = device or jax.devices()[0]
     if device.platform != "cpu":
@@ -140,7 +140,7 @@ def available(device: Any = None) -> float | None:
             return None
 
 
-def lanes(device: Any = None) -> int:
+def lanes(device: Any) -> int:
     """What a device pads channels to."""
     device = device or jax.devices()[0]
     return memory.TPU_LANES if device.platform == "tpu" else 1

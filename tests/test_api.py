@@ -25,8 +25,17 @@ OPTIONAL = ("jaxopt", "pooch", "requests", "keras", "torch", "tensorflow", "grad
 OPTIONAL += ("matplotlib", "av", "orbax")
 
 # The command line: the only modules that may print, and that no other module imports.
-SHELL = {"cli.py", "commands.py", "figure.py", "grid.py", "hosts.py", "job.py", "plan.py"}
-SHELL |= {"resumption.py", "synthesis.py"}
+SHELL = {
+    "batch.py",
+    "cli.py",
+    "commands.py",
+    "figure.py",
+    "grid.py",
+    "hosts.py",
+    "job.py",
+    "plan.py",
+}
+SHELL |= {"lanes.py", "resumption.py", "synthesis.py", "work.py"}
 
 # Functions with an optional argument that may be given by position, each with its reason.
 BY_POSITION = {
@@ -46,9 +55,12 @@ BY_POSITION = {
     "layers.py:convolve_replicating": "custom_vjp takes static arguments by position",
     "layers.py:convolve_rows": "custom_vjp takes static arguments by position",
     "matconvnet.py:read_matconvnet": "as the readers of convert.py",
+    "memory.py:activation_bytes": "the network beside its layers",
+    "memory.py:stages": "as activation_bytes",
     "normalisation.py:vgg19_means": "the network they are for",
     "scale.py:at_hand": "config, as of the functions of objective",
     "statistics/moments.py:gaussian_sums": "as gram_sums",
+    "statistics/moments.py:gram": "custom_vjp, as in layers.py",
     "statistics/moments.py:gram_sums": "`accumulate(features, weight)` of every statistic",
     "statistics/moments.py:moment_sums": "as gram_sums",
     "statistics/patches.py:patch_summary": "as gram_sums",

@@ -40,9 +40,7 @@ class _Engine(NamedTuple):
     pairs: Pairs | None
 
 
-def init(
-    fun: Fun, z: jax.Array, args: tuple[Any, ...], memory: int, dtype: str | None = None
-) -> State:
+def init(fun: Fun, z: jax.Array, args: tuple[Any, ...], memory: int, dtype: str | None) -> State:
     """No pairs and, until the first evaluation, no gradient."""
     one = jnp.ones((), z.dtype)
     engine = _Engine(jnp.zeros_like(z), one, jnp.inf * one, empty(z, memory, dtype))

@@ -49,7 +49,7 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.vdot(a, b, precision="highest")
 
 
-def empty(z: jax.Array, memory: int, dtype: str | None = None) -> Pairs:
+def empty(z: jax.Array, memory: int, dtype: str | None) -> Pairs:
     """No pairs yet, and room for ``memory`` of them.
 
     Args:
