@@ -45,8 +45,8 @@ def on_a_tpu(monkeypatch):
     direct = layers._correlate
 
     def switch(on):
-        def correlate(x, kernel, precision):
-            return direct(rounded(x), rounded(kernel), precision)
+        def correlate(x, kernel, frame, precision):
+            return direct(rounded(x), rounded(kernel), frame, precision)
 
         monkeypatch.setattr(layers, "_correlate", correlate if on else direct)
         jax.clear_caches()  # programs do not know that the function has changed
