@@ -143,6 +143,7 @@ def test_a_line_search_that_knows_of_the_noise_goes_on(on_a_tpu, quick_compilati
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", LARGE, ids=["lbfgs", "adam"])
 def test_vgg_19_s_run_ends_as_low(optimizer, on_a_tpu, real_params, shared):
     def small(kind, name):

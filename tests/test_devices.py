@@ -39,11 +39,11 @@ def with_eight(name):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-SLOW = pytest.mark.slow
+LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
-    "name", ["borders", pytest.param("more_borders", marks=SLOW), pytest.param("forms", marks=SLOW)]
+    "name", ["borders", pytest.param("more_borders", marks=LONG), pytest.param("forms", marks=LONG)]
 )
 def test_loss_and_gradient_are_those_of_one_device(name):
     for case, (terms, gradient) in with_eight(name).items():
@@ -58,14 +58,14 @@ def test_a_run_is_that_of_one_device():
     assert by_steps == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adam_carries_on_and_masks_count_as_on_one_device():
     distance, by_steps = with_eight("carried_runs")
     assert distance < 1e-6
     assert by_steps == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rare_optimizers_run_as_on_one_device():
     for case, (distance,) in with_eight("other_runs").items():
         assert distance < 1e-6, case
