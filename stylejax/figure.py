@@ -127,6 +127,7 @@ _WITHOUT = (
     *("mask", "style_mask", "content_mask", "labels", "style_labels", "region_weights"),
     *("save_every", "write_record", "plot", "sheet", "animation", "animation_every"),
     *("checkpoint", "checkpoint_every", "resume"),
+    *("hosts", "coordinator", "processes", "process"),  # each of them would write the figure
 )
 
 

@@ -57,7 +57,7 @@ class Progress(NamedTuple):
       history: NumPy rows of the steps since the last ``Progress``.
       evaluations: at all scales so far.
       status: of this scale.
-      place: what ``iterate`` can go on from (never None as it yields it); its arrays are used up
+      place: what ``iterate`` can go on from, None where there is a mesh; its arrays are used up
         when the loop goes on at this scale, so save or copy them before.
     """
 

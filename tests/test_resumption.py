@@ -252,9 +252,9 @@ def test_folders_without_rights_or_room_are_refused_before_the_run(run, monkeypa
     monkeypatch.setattr(saves.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.setattr(transfer, "iterate", refuse)
     status, said = run("--checkpoint", "kept")
-    # Three of the last scale's state: 32x23 in L-BFGS's memory of 20, twice, and five more.
+    # Three of the last scale's state: 32x23 in L-BFGS's memory of 20, twice, and three more.
     assert status == 2 and said.count("\n") == 1
-    assert "--checkpoint cannot save in kept: the saves of this run want 1.2 MB" in said
+    assert "--checkpoint cannot save in kept: the saves of this run want 1.1 MB" in said
 
 
 def test_a_save_that_fails_is_told_and_the_run_goes_on(run, monkeypatch):
