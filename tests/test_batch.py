@@ -405,6 +405,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, capsys):
     assert sum(same) == kept and {row["state"] for row in rows("out/batch.csv")} == {"made", "kept"}
 
 
+@pytest.mark.long
 def test_over_the_devices_of_this_machine(tmp_path):
     """One program, as many pictures on each, the same pictures."""
     program = """

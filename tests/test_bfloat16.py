@@ -118,6 +118,7 @@ def taken(result):
     return int(np.sum(result.history[0].taken))
 
 
+@pytest.mark.long
 def test_adam_ends_as_low(on_a_tpu, quick_compilation):
     right, exact = tiny_run(on_a_tpu, False, Adam(), 100)
     rough, noisy = tiny_run(on_a_tpu, True, Adam(), 100)

@@ -115,6 +115,7 @@ def test_a_process_killed_in_the_middle_of_a_task_loses_nothing(workers, tmp_pat
     assert isinstance(outcome, list) and outcome != [int(Path(name).read_text())]
 
 
+@pytest.mark.long
 def test_a_task_at_which_processes_keep_dying_is_split(processes, workers, tmp_path, monkeypatch):
     monkeypatch.setattr(processes.scheduler, "allowed_failures", 1)
     good, bad = (str(tmp_path / "good"), True), (str(tmp_path / "bad"), True)
@@ -189,6 +190,7 @@ def test_a_cluster_of_this_machine(capsys, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.long
 def test_when_all_workers_are_gone(monkeypatch):
     """Those of a cluster of ours come again; of another the command does not wait for ever."""
     monkeypatch.setattr(cluster, "PATIENCE", 0.2)

@@ -51,6 +51,7 @@ def test_loss_and_gradient_are_those_of_one_device(name):
         assert gradient < 1e-5, case
 
 
+@pytest.mark.long
 def test_a_run_is_that_of_one_device():
     """In float64: in float32 rounding grows by L-BFGS's steps on one device just as well."""
     distance, by_steps = with_eight("runs")

@@ -36,7 +36,7 @@ def test_only_memory_counts():
     assert ran_out(error()) and not ran_out(error("INTERNAL: a bug"))
 
 
-@pytest.mark.parametrize("dies_at", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("dies_at", [pytest.param((0, 0), marks=pytest.mark.long), (1, 2)])
 def test_it_goes_on_from_the_best_picture(rng, tiny, dies_at):
     """The first run dies once; the second goes on in strips, and the loss with it."""
     photo, painting = (np.float32(rng.uniform(size=(*SIZE, 3))) for _ in range(2))

@@ -83,7 +83,7 @@ def test_the_first_process_alone_writes_and_prints(files, tmp_path):
     assert images.load(output).image.shape == (37, 24, 3)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_process_that_dies_ends_the_other_with_one_line(files, tmp_path, killed):
     output = tmp_path / "out.png"
     processes = two(*files, "-o", output, *OPTIONS, *SMALL, "--steps", 10**6, "--save-every", 1)

@@ -213,7 +213,11 @@ def real_case(name, params, pictures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["gatys_notebook", "neural_style", "neural_style_pt", "crowsonkb", "keras_example"]
+    "name",
+    [
+        *("gatys_notebook", "neural_style", "neural_style_pt", "keras_example"),
+        pytest.param("crowsonkb", marks=pytest.mark.long),
+    ],
 )
 def test_presets_on_the_real_network(real_params, photographs, name):
     """In float64 to 1e-8; and float32, which users have, gives the same terms to 1e-4."""

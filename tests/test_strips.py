@@ -61,12 +61,13 @@ def as_whole(image, params, network):
     return sum(jnp.sum(jnp.sin(s / 1e7)) for s in sums), features
 
 
+LONG = pytest.mark.long
 CASES = [
     ("zero", layers.average_pool, (37, 11), 8, None),
     ("replicate", layers.max_pool, (40, 9), 16, 2),
     ("replicate-all", layers.max_pool_ceil, (37, 9), 8, 1),
-    ("replicate-all", layers.average_pool, (8, 9), 8, 0),
-    ("replicate-all", layers.l2_pool, (23, 8), 16, 3),
+    pytest.param("replicate-all", layers.average_pool, (8, 9), 8, 0, marks=LONG),
+    pytest.param("replicate-all", layers.l2_pool, (23, 8), 16, 3, marks=LONG),
     ("circular", layers.average_pool, (24, 9), 8, 2),
     ("circular", layers.max_pool, (16, 8), 32, None),
 ]
@@ -221,7 +222,7 @@ def test_other_networks_and_terms(x64, tiny, pictures, variant):
     agree(tiny, pictures, dataclasses.replace(CONFIG, **VARIANTS[variant]), weights)
 
 
-@pytest.mark.parametrize("padding", ["replicate-all", "circular"])
+@pytest.mark.parametrize("padding", ["replicate-all", pytest.param("circular", marks=LONG)])
 def test_regions(x64, rng, tiny, pictures, padding):
     if padding == "circular":
         pictures[:2] = [p[:20] for p in pictures[:2]]
