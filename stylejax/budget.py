@@ -123,12 +123,30 @@ def _activations(
     return whole(part) + kept
 
 
+def check(size: tuple[int, int]) -> None:
+    """Raises ValueError where this machine cannot even hold the pictures of a run.
+
+    Before the photo is resized, while nothing else is known.
+    """
+    least, there = _PICTURES * size[0] * size[1] * 3 * _FLOAT, at_host()
+    if there is not None and least > there:
+        raise ValueError(
+            f"{size[1]}x{size[0]} takes {gigabytes(least)} at the least and there are "
+            f"{gigabytes(there)}; take a smaller --size"
+        )
+
+
 def available(device: Any) -> float | None:
     """Bytes that a run may take on a device, JAX's own choice for None; None where nobody knows."""
     device = device or jax.devices()[0]
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        return stats.get("bytes_limit")
+    if device.platform == "cpu":
+        return at_host()
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def at_host() -> float | None:
+    """Bytes of this machine's memory that are free; None where nobody knows."""
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)

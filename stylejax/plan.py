@@ -222,12 +222,14 @@ def _photo(given: dict[str, Any], config: Config) -> tuple[np.ndarray, masks.Pho
     """The photo at the picture's size, black without one, and what masks need to know of it."""
     if given["photo"] is None:
         height, width = given["size"]
+        budget.check((height, width))
         return np.zeros((height, width, 3), np.float32), masks.Photo(
             (height, width), (height, width), None
         )
     image, alpha = images.load(given["photo"])
     file_size = (image.shape[0], image.shape[1])
     height, width = map(config.nearest, images.fit(*file_size, given["size"]))
+    budget.check((height, width))
     if alpha is not None:
         alpha = np.asarray(images.resize(alpha, height, width))
     photo = masks.Photo((height, width), file_size, alpha)

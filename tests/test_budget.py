@@ -100,3 +100,9 @@ def test_operations_by_hand():
 def test_what_is_at_hand():
     assert budget.available(None) > 2**28
     assert budget.lanes(None) == (128 if jax.default_backend() == "tpu" else 1)
+
+
+def test_pictures_that_no_memory_holds_are_refused():
+    budget.check((512, 512))
+    with pytest.raises(ValueError, match=r"900000x600000 takes .* GB at the least and there are"):
+        budget.check((600_000, 900_000))
