@@ -70,6 +70,7 @@ def deadly(task):
     return [os.getpid() for _ in task]
 
 
+@pytest.mark.long
 def test_more_tasks_than_workers_and_an_error_among_them(workers):
     drawn = []
     done = spread(workers, (drawn.append(n) or n for n in range(40)), squared)
@@ -81,6 +82,7 @@ def test_more_tasks_than_workers_and_an_error_among_them(workers):
             assert outcome == task * task
 
 
+@pytest.mark.long
 def test_few_tasks_wait_at_the_scheduler(workers):
     drawn = []
     with cluster.connected(workers) as client:
@@ -95,6 +97,7 @@ def cores(_):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are bound on Linux only")
+@pytest.mark.long
 def test_workers_share_the_cores(workers):
     mine = os.sched_getaffinity(0)
     with cluster.connected(workers) as client:
@@ -109,6 +112,7 @@ def test_workers_share_the_cores(workers):
         assert set(shares[0]).isdisjoint(shares[1]) and {*shares[0], *shares[1]} == mine
 
 
+@pytest.mark.long
 def test_a_process_killed_in_the_middle_of_a_task_loses_nothing(workers, tmp_path):
     name = str(tmp_path / "dead")
     ((_, outcome),) = spread(workers, [[(name, False)]], deadly)
@@ -127,6 +131,7 @@ def test_a_task_at_which_processes_keep_dying_is_split(processes, workers, tmp_p
     assert isinstance(outcomes[bad[0]], distributed.KilledWorker)
 
 
+@pytest.mark.long
 def test_batch_with_a_worker_killed_mid_way(workers, capsys):
     """SIGKILL while it makes a picture: all pictures come, and are those of this process."""
     line = f"batch photos styles -o {{}} {SHARED} --together 1 --steps 300 --scheduler {workers}"
@@ -162,6 +167,7 @@ def test_batch_with_a_worker_killed_mid_way(workers, capsys):
     assert np.abs(difference).max() <= 1 / 255
 
 
+@pytest.mark.long
 def test_other_weights_on_a_worker_are_refused(workers):
     pair = Pair(Path("photos/a.png").absolute(), Path("styles/s.png").absolute(), Path("o.png"))
     given = cli.parse(shlex.split(f"photos/a.png styles/s.png -o o.png {SHARED}"))
@@ -173,6 +179,7 @@ def test_other_weights_on_a_worker_are_refused(workers):
     assert "--weights" in outcome[0].error and not Path("o.png").exists()
 
 
+@pytest.mark.long
 def test_a_broken_photo_on_a_worker(workers, capsys):
     Path("photos/b.png").write_bytes(Path("photos/b.png").read_bytes()[:200])
     line = f"batch photos styles/s.png -o out {SHARED} --scheduler {workers} -q"
@@ -181,6 +188,7 @@ def test_a_broken_photo_on_a_worker(workers, capsys):
     assert "b.png' is damaged or cut short" in said and "3 of 4 pictures" in said
 
 
+@pytest.mark.long
 def test_a_cluster_of_this_machine(capsys, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     line = f"batch photos/a.png styles -o out {SHARED} --scheduler local --workers 2"
