@@ -200,10 +200,10 @@ def _narrower(config: Config) -> Iterator[Config]:
 
 
 def ways(config: Config, size: tuple[int, int], params: vgg.Params) -> Iterator[Config]:
-    """The config and, ever smaller, others that make the same picture.
+    """The config and, ever smaller, others for the same picture.
 
-    Strips first, which cost little time; then pairs of bfloat16 and fewer of them, which cost
-    steps. A loss that is no sum over positions allows no strips.
+    Strips first, which cost little time; then pairs of bfloat16 and fewer of them, with which
+    L-BFGS takes other steps and needs more. A loss that is no sum over positions allows no strips.
     """
     yield config
     if config.mesh is not None:
@@ -245,7 +245,7 @@ def fitting(
 
 
 def described(config: Config, size: tuple[int, int], needed: Need, limit: float | None) -> str:
-    """The plan in one line, e.g. ``4096x3072 in 24 GB: strips of 64 rows, 20 pairs, 5.1 GB``."""
+    """The plan in one line, as docs/scale.md shows it."""
     rows = config.strip_rows(*size)
     parts = ["whole" if rows is None else f"strips of {rows} rows"]
     if isinstance(config.optimizer, Lbfgs):

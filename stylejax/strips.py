@@ -242,10 +242,17 @@ def _buffers(cut: Cut, dtype: Any) -> dict[str, jax.Array]:
     """The rows that layers keep of the strip before, at the start."""
     buffers = {}
     for before, layer in _steps(cut):
-        lines = 2 if layer.startswith("conv") else before.delay % 2 * layer.startswith("pool")
+        lines = _lines(before, layer)
         if lines:
             buffers[layer] = jnp.zeros((lines, before.size[1], before.channels), dtype)
     return buffers
+
+
+def _lines(before: Stage, layer: str) -> int:
+    """How many rows a layer keeps of the strip before, whose features came from ``before``."""
+    if layer.startswith("conv"):
+        return 2
+    return before.delay % 2 * layer.startswith("pool")
 
 
 def _steps(cut: Cut) -> list[tuple[Stage, str]]:
@@ -362,7 +369,7 @@ def kept_bytes(cut: Cut, layers: Sequence[str], *, recompute: int | None, width:
     kept = 0.0
     for before, layer in _steps(cut):
         stage = cut.stages[layer]
-        lines = 2 if layer.startswith("conv") else before.delay % 2 * layer.startswith("pool")
+        lines = _lines(before, layer)
         kept += width * lines * before.size[1] * before.channels
         if recompute is not None and vgg.block_of(layer) > recompute:
             numbers = stage.rows * stage.size[1] * stage.channels
