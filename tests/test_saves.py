@@ -43,7 +43,7 @@ def place(step=4, seed=0):
         z=jnp.asarray(noise.normal(size=(20, 27, 3)), jnp.float32),
         value=jnp.asarray(-0.0, jnp.float32),
         aux={"relu1_1": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32)},
-        best=noise.normal(size=(3, 2)),
+        other=noise.normal(size=(3, 2)),
         status=np.asarray(2, np.int32),
         evaluations=np.asarray(9, np.int32),
         engine=(

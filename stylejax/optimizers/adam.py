@@ -101,7 +101,7 @@ class Adam:
             z=z,
             value=value,
             aux=aux,
-            best=jnp.where(first, z, answer),
+            other=jnp.where(first, z, answer),
             status=jnp.where(first, first_status(value, gradient), going).astype(jnp.int32),
             evaluations=state.evaluations,
             engine=select(first, begun, engine),

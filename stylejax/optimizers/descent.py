@@ -55,7 +55,7 @@ class GradientDescent:
             z=z,
             value=value,
             aux=aux,
-            best=jnp.where(first | lower, z, state.best),
+            other=jnp.where(first | lower, z, state.best),
             status=jnp.where(first, first_status(value, gradient), going).astype(jnp.int32),
             evaluations=state.evaluations,
             engine=_DescentEngine(gradient, jnp.where(lower, value, old.lowest)),

@@ -27,7 +27,7 @@ from stylejax.optimizers.minimizer import (
     typed,
     unit,
 )
-from stylejax.optimizers.pairs import Pairs, empty, uphill, with_pair
+from stylejax.optimizers.pairs import Pairs, empty, through, with_pair
 
 # Least y.s of a pair that is kept, in units of the objective; both programs have it.
 CURVED = 1e-10
@@ -52,9 +52,8 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
     old, first = state.engine, state.evaluations == 0
     # Min(1, 1 / |g|_1) in units of the objective; the sum of large numbers is taken of small ones.
     length = old.unit / jnp.maximum(old.unit, jnp.sum(jnp.abs(old.gradient)))
-    move = -jnp.where(state.evaluations == 1, length, 1).astype(state.z.dtype) * uphill(
-        old.pairs, old.gradient
-    )
+    length = jnp.where(state.evaluations == 1, length, 1).astype(state.z.dtype)
+    move = length * through(old.pairs, -old.gradient)
     z = state.z + move
     (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
     usable = finite(value, gradient)
@@ -73,7 +72,7 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
         z=z,
         value=value,
         aux=aux,
-        best=jnp.where(lower, z, state.best),
+        other=jnp.where(lower, z, state.best),
         status=jnp.where(first, first_status(value, gradient), going),
         evaluations=state.evaluations,
         engine=_Engine(scaled, factor, jnp.where(lower, value, old.lowest), pairs=None),

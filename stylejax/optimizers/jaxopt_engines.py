@@ -74,7 +74,7 @@ def _init(solver: Any, fun: Fun, z: jax.Array, box: tuple[Any, ...], args: Any) 
         shapes = jax.eval_shape(solver.init_state, z, *box, one, args)
     inner = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     engine = _Engine(one, jnp.full_like(one, jnp.inf), jnp.asarray(0, jnp.int32), inner)
-    return start(fun, z, args, engine)
+    return start(fun, z, args, engine, falling=True)
 
 
 def _begin(solver: Any, state: State, box: tuple[Any, ...], args: Any) -> State:
@@ -149,7 +149,7 @@ def _update(
         z=z,
         value=select(verdict.improved, after / old.unit, state.value),
         aux=inner.aux,
-        best=z,
+        other=None,
         status=verdict.status,
         evaluations=inner.num_fun_eval.astype(jnp.int32),
         engine=_Engine(old.unit, inverse_curvature, verdict.failures, inner),

@@ -22,7 +22,15 @@ from stylejax.optimizers.minimizer import (
     typed,
     unit,
 )
-from stylejax.optimizers.pairs import MEMORY_DTYPES, Pairs, dot, empty, forgotten, uphill, with_pair
+from stylejax.optimizers.pairs import (
+    MEMORY_DTYPES,
+    Pairs,
+    dot,
+    empty,
+    forgotten,
+    through,
+    with_pair,
+)
 
 # Of the default objective's value, with some room (docs/decisions.md, "Colab and TPUs").
 BFLOAT16_NOISE = 1e-3
@@ -41,7 +49,7 @@ class Lbfgs:
 
     Attributes:
       memory: curvature pairs kept. Their storage is ``2 * memory`` images large, in
-        ``memory_dtype``; the rest of the state is 3 images.
+        ``memory_dtype``; the rest of the state is 2 images, 3 without a line search.
       trials: evaluations a line search may spend before it gives up.
       line_search: False takes every step in full, as Torch7 and PyTorch do (``full_steps`` says
         how): one evaluation per step, values that may rise, no early end, and derivatives in
@@ -80,7 +88,7 @@ class Lbfgs:
             return full_steps.init(fun, z, args, self.memory, self.memory_dtype)
         one, zero = jnp.ones((), z.dtype), jnp.asarray(0, jnp.int32)
         pairs = empty(z, self.memory, self.memory_dtype)
-        return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, pairs))
+        return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, pairs), falling=True)
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
         """One direction and one line search along it: one evaluation as a rule.
@@ -95,7 +103,7 @@ class Lbfgs:
         # Without a pair ``H`` is 1, but the step at most 1 long.
         bare = 1 / jnp.maximum(norm(gradient), 1)
         pairs = old.pairs._replace(scale=jnp.where(old.pairs.kept > 0, old.pairs.scale, bare))
-        direction = -uphill(pairs, gradient)
+        direction = through(pairs, -gradient)
 
         def evaluate(step: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
             (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(
@@ -136,7 +144,7 @@ class Lbfgs:
             z=z,
             value=select(improved, found.at.value / old.unit, state.value),
             aux=select(improved, found.aux, state.aux),
-            best=z,
+            other=None,
             status=jnp.where(first, first_status(found.at.value, found.gradient), verdict.status),
             evaluations=state.evaluations + found.trials,
             engine=engine,

@@ -65,8 +65,8 @@ class State(NamedTuple):
       z: the current iterate, a float array.
       value: ``fun`` at ``z``, scalar; infinite before the first evaluation.
       aux: what ``fun`` reported at ``z``; zeros before the first evaluation.
-      best: the answer if the run ended here: the lowest iterate, which need not be the last one
-        where values may rise, or the average of the iterates.
+      other: the answer if the run ended here, where it is another than ``z``: the lowest iterate,
+        where values may rise, or the average of the iterates. None where values only fall.
       status: int32, a ``Status``.
       evaluations: int32, how often value and gradient were computed so far; 0 at the start only.
       engine: the minimizer's own.
@@ -75,10 +75,15 @@ class State(NamedTuple):
     z: jax.Array
     value: jax.Array
     aux: Any
-    best: jax.Array
+    other: jax.Array | None
     status: jax.Array
     evaluations: jax.Array
     engine: Any
+
+    @property
+    def best(self) -> jax.Array:
+        """The answer if the run ended here."""
+        return self.z if self.other is None else self.other
 
 
 class Minimizer(Protocol):
@@ -120,14 +125,16 @@ def finite(value: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
 
 
-def start(fun: Fun, z: jax.Array, args: tuple[Any, ...], engine: Any) -> State:
-    """The state before the first evaluation."""
+def start(
+    fun: Fun, z: jax.Array, args: tuple[Any, ...], engine: Any, *, falling: bool = False
+) -> State:
+    """The state before the first evaluation; ``falling`` says that values will only fall."""
     value, aux = jax.eval_shape(fun, z, *args)
     state = State(
         z=z,
         value=jnp.full(value.shape, jnp.inf, value.dtype),
         aux=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux),
-        best=z,
+        other=None if falling else z,
         status=jnp.asarray(Status.RUNNING, jnp.int32),
         evaluations=jnp.asarray(0, jnp.int32),
         engine=engine,

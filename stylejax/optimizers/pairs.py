@@ -121,7 +121,10 @@ def with_pair(pairs: Pairs, move: jax.Array, change: jax.Array, least: jax.Array
     place = pairs.kept % len(pairs.weights)
 
     def put(ring: jax.Array, new: jax.Array) -> jax.Array:
-        return ring.at[place].set(jnp.where(curved, new, ring[place]))
+        # What is in the ring is read late: the index says that it waits for the new pair, or the
+        # compiler reads it ahead of the evaluation and holds it through that.
+        old = ring[jnp.where(curved, 0, place)]
+        return ring.at[place].set(jnp.where(curved, new, old))
 
     curvature = jnp.where(curved, curvature, 1)
     square = jnp.where(curved, dot(y, y), 1)
@@ -141,12 +144,13 @@ def forgotten(pairs: Pairs, *, unless: jax.Array) -> Pairs:
     )
 
 
-def uphill(pairs: Pairs, gradient: jax.Array) -> jax.Array:
-    """``H g``."""
+def through(pairs: Pairs, q: jax.Array) -> jax.Array:
+    """``H q``; of the negative gradient it is where L-BFGS goes."""
+    dtype = q.dtype
     newest_first = (pairs.kept - 1 - jnp.arange(len(pairs.weights))) % len(pairs.weights)
 
     def at(ring: jax.Array, i: jax.Array) -> jax.Array:
-        return _read(ring, i, gradient.dtype)
+        return _read(ring, i, dtype)
 
     def down(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         share = pairs.weights[i] * dot(at(pairs.moves, i), q)
@@ -157,6 +161,6 @@ def uphill(pairs: Pairs, gradient: jax.Array) -> jax.Array:
         rest = share - pairs.weights[i] * dot(at(pairs.changes, i), r)
         return r + rest * at(pairs.moves, i), None
 
-    q, shares = jax.lax.scan(down, gradient, newest_first)
+    q, shares = jax.lax.scan(down, q, newest_first)
     r, _ = jax.lax.scan(up, pairs.scale * q, (newest_first, shares), reverse=True)
     return r
