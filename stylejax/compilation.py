@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import jax
 
-from stylejax import devices, vgg
+from stylejax import allocator, devices, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
@@ -39,15 +39,13 @@ def compiling(
     Yields:
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
       and it has the shapes of the scale's state.
-      Where there are several hosts nothing is compiled ahead.
+      Where there are several hosts nothing is compiled ahead, and of scales in strips nothing
+      either: where memory is short, programs are not kept for later.
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
     if jax.process_count() > 1:
         # Hosts must compile in the same order; the calls do it.
-        done: list[Future[Any]] = [Future() for _ in sizes]
-        for future in done:
-            future.set_result(None)
-        yield done
+        yield [_nothing() for _ in sizes]
         return
     executor = ThreadPoolExecutor(1)
     submit = partial(_submit, executor, params, content, styles, length=length)
@@ -56,12 +54,21 @@ def compiling(
     futures: list[Future[State]] = []
     try:
         for picture, size in zip([start, *coming], sizes, strict=True):
+            if config.strip_rows(*size) is not None:
+                futures.append(_nothing())
+                continue
             before = futures[-1] if futures and config.carry else carried
             given = (picture, loss_weights, key, guides, before)
             futures.append(submit(*given, size=size, config=config.at(size)))
         yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _nothing() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(None)
+    return future
 
 
 def _submit(
@@ -100,6 +107,7 @@ def _submit(
             picture.lower(state, config=config).compile()
             if not first:
                 preparing.lower().compile()
+            allocator.give_back()
             if config.carry and config.rows is not None:
                 ended = jax.eval_shape(partial(gathered, config=config), state)
                 return cast(State, devices.described(ended, config.rows))

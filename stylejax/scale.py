@@ -5,6 +5,7 @@ device, and holds the one place where the objective is compiled; ``picture`` sho
 ``run`` is a scale in one program, ``walk`` the same chunk by chunk.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import canvas, devices, images, vgg
+from stylejax import allocator, canvas, devices, images, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
@@ -325,6 +326,17 @@ def _taken(rows: History) -> History:
     """The rows of steps that were taken, on the host."""
     taken = np.asarray(rows.taken)
     return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
+
+
+def forget() -> None:
+    """Drops what was compiled for any scale: a hundred megabytes of the host's for each.
+
+    What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
+    """
+    for program in (prepare, advance, picture):
+        program.clear_cache()
+    gc.collect()
+    allocator.give_back()
 
 
 def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:

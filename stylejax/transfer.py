@@ -22,7 +22,7 @@ from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
 from stylejax.place import Place, fitted, over, preceding, restored
-from stylejax.scale import Array, History, Stretch, at_hand, gathered, prepare, run, walk
+from stylejax.scale import Array, History, Stretch, at_hand, forget, gathered, prepare, run, walk
 
 __all__ = ["History", "Place", "Progress", "Result", "iterate", "stylize"]
 
@@ -260,6 +260,8 @@ def _pyramid(
             wait([done])
             size, steps = sizes[scale], config.steps_at(scale, len(sizes))
             here = config.at(size)
+            if here.strip_rows(*size) is not None:
+                forget()
             state, targets = start(
                 picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
             )
@@ -271,6 +273,8 @@ def _pyramid(
                 yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
             carried = gathered(reached.state, config=here) if config.carry else None
+            # The next scale's are not made beside them.
+            del reached, state, targets
 
 
 def _progress(reached: Stretch, scale: int, scales: int, config: Config, before: int) -> Progress:
