@@ -30,6 +30,8 @@ _PICTURES = 18
 _SCHEDULE = 1.3
 # The sides of strips that are tried, largest first.
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
+# Thinner strips that save no more than this are not worth their time.
+_HARDLY_MORE = 1.05
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
 # Of the direct convolutions' operations, so many multiply-adds a second as in a matrix product.
@@ -115,12 +117,12 @@ def _activations(
     if rows is None:
         return whole(size)
     network = strips.Network(config.pool, config.padding, config.precision)
-    cut = strips.cut(params, size, config.layers, rows, network)
+    cut = strips.cut(params, size, config.layers, rows, network, nested=config.nested)
     part = (cut.stages["input"].rows, size[1])
     # The rows that each strip hands on are kept for the gradient, and so are activations that
     # shall not be computed again.
-    kept = cut.number * strips.kept_bytes(cut, config.layers, recompute=config.recompute)
-    return whole(part) + kept
+    kept = strips.kept_bytes(cut, config.layers, recompute=config.recompute)
+    return whole(part) + strips.kept_at_a_time(cut) * kept
 
 
 def check(size: tuple[int, int]) -> None:
@@ -165,23 +167,26 @@ def lanes(device: Any) -> int:
 
 
 def in_strips(config: Config) -> Iterator[Config]:
-    """The config with strips of every size that is smaller than its own.
+    """The config with strips of every size that is smaller than its own, then nested.
 
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    for side in _SIDES:
-        if config.strip is None or side < config.strip:
-            yield dataclasses.replace(config, strip=side)
+    for nested in (False, True)[config.nested :]:
+        for side in _SIDES:
+            if config.strip is None or side < config.strip or nested > config.nested:
+                yield dataclasses.replace(config, strip=side, nested=nested)
 
 
 def least(config: Config, size: tuple[int, int], params: vgg.Params) -> Config:
-    """Strips of the size that takes least memory, and pairs of bfloat16.
+    """The first strips that take hardly more than the least memory, and pairs of bfloat16.
 
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    config = min(in_strips(config), key=lambda way: need(way, size, params).total)
+    needs = {way: need(way, size, params).total for way in in_strips(config)}
+    enough = _HARDLY_MORE * min(needs.values())
+    config = next(way for way, needed in needs.items() if needed <= enough)
     return next(_narrower(config), config)
 
 
@@ -247,7 +252,8 @@ def fitting(
 def described(config: Config, size: tuple[int, int], needed: Need, limit: float | None) -> str:
     """The plan in one line, as docs/scale.md shows it."""
     rows = config.strip_rows(*size)
-    parts = ["whole" if rows is None else f"strips of {rows} rows"]
+    nested = ", nested" * config.nested
+    parts = ["whole" if rows is None else f"strips of {rows} rows{nested}"]
     if isinstance(config.optimizer, Lbfgs):
         narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""
         parts.append(f"{config.optimizer.memory} pairs of L-BFGS{narrow}")
@@ -274,7 +280,7 @@ def operations(config: Config, size: tuple[int, int], params: vgg.Params) -> flo
             if after.layer.startswith("relu")
         )
         # Forwards, backwards, and forwards again in strips.
-        passes = 2 if config.strip_rows(height, width) is None else 3
+        passes = 2 if config.strip_rows(height, width) is None else 3 + config.nested
         total += passes * once * config.steps_at(scale, len(sizes))
     return total
 

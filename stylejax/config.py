@@ -80,6 +80,9 @@ class Config:
         for None. The picture is the same; losses must be sums over positions.
       recompute: in strips, of so many blocks activations are computed again for the gradient; None
         is all, 0 keeps all of the whole picture.
+      nested: in strips, whether the rows that strips hand on are kept for the gradient for a few of
+        them only, and for the others computed again, by a third pass of the network; of a picture
+        thousands of pixels high that is most of what an evaluation takes.
       mesh: the devices that share the picture's rows, see ``devices.mesh``; None is one device.
       height: of the picture at the scale that is worked at, where there is a mesh; ``at`` sets it.
     """
@@ -111,6 +114,7 @@ class Config:
     photorealism: bool = False
     strip: int | None = None
     recompute: int | None = None
+    nested: bool = False
     mesh: Mesh | None = None
     height: int | None = None
 
@@ -194,6 +198,11 @@ class Config:
             if value is not None and not (float(value).is_integer() and value >= least):
                 raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
         if self.strip is None:
+            for name, value in (("recompute", self.recompute), ("nested", self.nested or None)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name} is {value} without strips; give strip, or leave it out"
+                    )
             return
         if self.mesh is not None:
             raise ValueError(

@@ -97,5 +97,7 @@ def surviving(
             evaluations += last.evaluations
         left = rest(config, size, last)
         done = scales - len(left.sizes(*size))
-        config = dataclasses.replace(left, strip=way.strip, optimizer=way.optimizer)
+        config = dataclasses.replace(
+            left, strip=way.strip, nested=way.nested, optimizer=way.optimizer
+        )
         last, fell = None, True

@@ -81,30 +81,37 @@ def evaluate(
     """
     cut = cut_of(params, image.shape, config)
     see = _whole if cut is None else partial(_in_strips, cut)
-    content, style, dream = see(image, params, targets, loss_weights.regions, config)
+    seen = see(image, params, targets, loss_weights.regions, config)
     content_weights = layer_weights(loss_weights.content_layers, config.content_layers)
     style_weights = layer_weights(loss_weights.style_layers, config.style_layers)
     content = {
         layer: loss_weights.content * content_weights[layer] * loss
-        for layer, loss in content.items()
+        for layer, loss in seen.content.items()
     }
     style = {
-        layer: loss_weights.style * style_weights[layer] * loss for layer, loss in style.items()
+        layer: loss_weights.style * style_weights[layer] * loss
+        for layer, loss in seen.style.items()
     }
     dream_weight = 0.0 if loss_weights.dream is None else loss_weights.dream
-    dream = {layer: dream_weight / len(dream) * loss for layer, loss in dream.items()}
+    dream = {layer: dream_weight / len(seen.dream) * loss for layer, loss in seen.dream.items()}
+    tv = loss_weights.tv * seen.variation
     if (rows := rows_of(image, config)) is not None:
         image = rows.crop(image)
-    variation = _variation(config)
-    if cut is not None:  # its differences, two pictures, are cheaper computed again than kept
-        variation = jax.checkpoint(variation)
-    tv = loss_weights.tv * variation(image)
     realism = jnp.zeros((), image.dtype)
     if targets.windows is not None and loss_weights.photorealism is not None:
         realism = loss_weights.photorealism * matting.matting_loss(image, targets.windows)
     total = sum(content.values()) + sum(style.values()) + tv + sum(dream.values()) + realism
     terms = LossTerms(total, content=content, style=style, tv=tv, dream=dream, photorealism=realism)
     return total, terms
+
+
+class _Seen(NamedTuple):
+    """What the objective's terms are made of: losses by layer, and the total variation."""
+
+    content: dict[str, jax.Array]
+    style: dict[str, jax.Array]
+    dream: dict[str, jax.Array]
+    variation: jax.Array
 
 
 def _variation(config: Config) -> Callable[[jax.Array], jax.Array]:
@@ -114,17 +121,14 @@ def _variation(config: Config) -> Callable[[jax.Array], jax.Array]:
     return config.total_variation
 
 
-Losses = dict[str, jax.Array]
-
-
 def _whole(
     image: jax.Array,
     params: vgg.Params,
     targets: Targets,
     strengths: Sequence[Number] | jax.Array | None,
     config: Config,
-) -> tuple[Losses, Losses, Losses]:
-    """The losses of content, style and dream by layer, from features of the whole picture."""
+) -> _Seen:
+    """From features of the whole picture."""
     features = network_features(params, image, config.layers, config)
     extents = extents_of(image, config)
     compare = losses.with_unit_gradient if config.normalise_gradients else losses.plainly
@@ -147,7 +151,9 @@ def _whole(
         layer: compare(partial(halo.dream_loss, extent=extents[layer]), features[layer], target)
         for layer, target in targets.dream.items()
     }
-    return content, style, dream
+    rows = rows_of(image, config)
+    picture = image if rows is None else rows.crop(image)
+    return _Seen(content, style, dream, _variation(config)(picture))
 
 
 def _content_loss(
@@ -202,13 +208,17 @@ def _in_strips(
     targets: Targets,
     strengths: Sequence[Number] | jax.Array | None,
     config: Config,
-) -> tuple[Losses, Losses, Losses]:
-    """The same losses from sums over strips, see ``strips``."""
-    guides = targets.guides
+) -> _Seen:
+    """The same from sums over strips, see ``strips``."""
+    guides, variation = targets.guides, _variation(config)
 
     def look(layer: str, f: jax.Array, counted: jax.Array, given: Any) -> tuple[_Sums, tuple[()]]:
         photo, mask, regions = given
         sums = _Sums()
+        if layer == "input":
+            down = (counted[1:] * counted[:-1])[:, :, None] * jnp.square(f[1:] - f[:-1])
+            right = jnp.square(f[1:, 1:] - f[1:, :-1])  # 0 where nothing counts
+            return sums._replace(differences=jnp.sum(down) + jnp.sum(right)), ()
         if layer in config.content_layers:
             weight = (counted if mask is None else mask)[:, :, None]
             sums = sums._replace(
@@ -228,8 +238,12 @@ def _in_strips(
         layer: (targets.content.get(layer), masks.get(layer), regions.get(layer))
         for layer in config.layers
     }
+    by_strips = variation == losses.total_variation  # as a whole its differences are two pictures
+    if by_strips:
+        given["input"] = (None, None, None)
+    lines = strips.lines(image, cut)
     seen = strips.fold(
-        params, image, cut, look, given, network=network(config), recompute=config.recompute
+        params, lines, cut, look, given, network=network(config), recompute=config.recompute
     )
     sums = {layer: own for layer, (own, _) in seen.items()}
     number = {layer: features_number(params, layer, cut) for layer in config.layers}
@@ -249,13 +263,18 @@ def _in_strips(
         layer: losses.dream_distance(sums[layer].squares / number[layer], target)
         for layer, target in targets.dream.items()
     }
-    return content, style, dream
+    if by_strips:
+        varied = sums["input"].differences / (image.shape[0] * image.shape[1])
+    else:  # its differences are cheaper computed again than kept
+        varied = jax.checkpoint(variation)(image)
+    return _Seen(content, style, dream, varied)
 
 
 class _Sums(NamedTuple):
-    """Over positions of one layer, what its losses are made of."""
+    """Over positions of one layer, or of the image, what losses are made of."""
 
     error: Any = ()
     energy: Any = ()
     style: tuple[Any, ...] = ()
     squares: Any = ()
+    differences: Any = ()

@@ -12,6 +12,7 @@ the activations of the first blocks, the largest, are computed again, strip by s
 later ones may be kept.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,8 @@ _BEYOND: dict[Any, Literal["constant", "edge", "wrap"]] = {
 }
 
 # (layer, features [r, w, c], counted [r, w], given) -> (sums, kept): ``counted`` is 1 where a row
-# belongs to the image and 0 elsewhere, ``given`` what came for this strip of this layer.
+# belongs to the image and 0 elsewhere, ``given`` what came for this strip of this layer. Of the
+# image itself, layer ``"input"``, the last row of the strip before comes with a strip, on top.
 Look = Callable[[str, jax.Array, jax.Array, Any], tuple[Any, Any]]
 
 
@@ -81,15 +83,24 @@ class Cut(NamedTuple):
 
     Attributes:
       number: of strips.
+      group: of so many strips on end only what the first is handed is kept for the gradient;
+        ``number``, where every strip's is.
       stages: by layer, every one up to the deepest that is looked at; and ``"input"``.
     """
 
     number: int
+    group: int
     stages: dict[str, Stage]
 
 
 def cut(
-    params: vgg.Params, size: tuple[int, int], layers: Sequence[str], rows: int, network: Network
+    params: vgg.Params,
+    size: tuple[int, int],
+    layers: Sequence[str],
+    rows: int,
+    network: Network,
+    *,
+    nested: bool = False,
 ) -> Cut:
     """How an image of ``size`` is cut into strips of at most ``rows`` rows.
 
@@ -99,6 +110,7 @@ def cut(
       layers: that are looked at.
       rows: of the image in a strip, at most; a multiple of ``vgg.minimum_size(layers)``.
       network: how it sees the image.
+      nested: whether strips are grouped, see ``Cut``.
 
     Raises:
       ValueError: for rows that are no such multiple, and for a height of a circular image that is
@@ -118,9 +130,23 @@ def cut(
         stages = _stages(params, size, layers, rows, margin, network.pool)
     seen = [stages[layer] for layer in layers]
     lines = max((s.margin + s.counted + s.delay) * rows // s.rows for s in seen)
-    number = -(-lines // rows)
+    number, group = _grouped(-(-lines // rows)) if nested else (-(-lines // rows),) * 2
     rows = -(-lines // (number * least)) * least  # no more than so many strips need
-    return Cut(number, _stages(params, size, layers, rows, margin, network.pool))
+    return Cut(number, group, _stages(params, size, layers, rows, margin, network.pool))
+
+
+def _grouped(number: int) -> tuple[int, int]:
+    """So many strips, or a few more, in groups, and how many a group has.
+
+    Groups of ``g`` keep the rows of ``number / g + g`` strips, least at the root, flat around it.
+
+    >>> _grouped(29), _grouped(36), _grouped(2)
+    ((30, 5), (36, 6), (2, 1))
+    """
+    root = math.isqrt(number)
+    sizes = range(max(1, root * 2 // 3), root * 3 // 2 + 1)
+    group = min(sizes, key=lambda size: (-number % size, number / size + size))
+    return number + -number % group, group
 
 
 def _stages(
@@ -180,7 +206,7 @@ def gather(x: jax.Array, stage: Stage) -> jax.Array:
 
 def fold(
     params: vgg.Params,
-    image: jax.Array,
+    lines: jax.Array,
     cut: Cut,
     look: Look,
     given: Mapping[str, Any],
@@ -192,7 +218,7 @@ def fold(
 
     Args:
       params: the network's arrays.
-      image: ``[H, W, 3]``.
+      lines: the image in strips, of ``lines``.
       cut: of ``cut``.
       look: what to make of a strip of a layer's features: sums, which are added up, and what is
         to be kept of it; both pytrees of arrays.
@@ -218,24 +244,37 @@ def fold(
         sums = {layer: jax.tree.map(jnp.add, sums[layer], seen[layer][0]) for layer in seen}
         return (early | late, sums), {layer: kept for layer, (_, kept) in seen.items()}
 
-    stage, number = cut.stages["input"], cut.number
-    xs = (_rows(image, stage, number), jnp.arange(number), dict(given))
-    buffers = _buffers(cut, image.dtype)
+    xs = (lines, jnp.arange(cut.number), dict(given))
+    buffers = _buffers(cut, lines.dtype)
+    if "input" in given:
+        buffers["input"] = jnp.zeros_like(lines[0, :1])
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     shapes = jax.eval_shape(partial(_through, *shared, names), one[0], buffers, *one[1:])[2]
     zeros = {
         layer: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
         for layer, (sums, _) in shapes.items()
     }
-    (_, sums), kept = jax.lax.scan(strip, (buffers, zeros), xs)
+    walk = jax.lax.scan if cut.group == cut.number else partial(_scan_nested, cut.group)
+    (_, sums), kept = walk(strip, (buffers, zeros), xs)
     return {layer: (sums[layer], kept[layer]) for layer in sums}
 
 
-def _rows(image: jax.Array, stage: Stage, number: int) -> jax.Array:
-    """The image, and what is around it, as strips ``[number, rows, W, 3]``."""
+def _scan_nested(
+    group: int, body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any
+) -> Any:
+    """``jax.lax.scan`` that keeps for the gradient what every ``group``-th turn is handed, only."""
+    xs = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), xs)
+    turns = jax.checkpoint(partial(jax.lax.scan, body), prevent_cse=False)
+    carry, ys = jax.lax.scan(turns, carry, xs)
+    return carry, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
+
+
+def lines(image: jax.Array, cut: Cut) -> jax.Array:
+    """The image, and what is around it, in strips ``[number, rows, W, 3]``, for ``fold``."""
+    stage = cut.stages["input"]
     if stage.margin:
         image = jnp.pad(image, ((stage.margin, stage.margin), (0, 0), (0, 0)), "wrap")
-    return arrange(image, stage._replace(margin=0), number)
+    return arrange(image, stage._replace(margin=0), cut.number)
 
 
 def _buffers(cut: Cut, dtype: Any) -> dict[str, jax.Array]:
@@ -272,10 +311,22 @@ def _through(
     given: Mapping[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, tuple[Any, Any]]]:
     """One strip through some layers: what comes out, the rows kept, and what was seen."""
+
+    def looked(layer: str, features: jax.Array, above: int) -> tuple[Any, Any]:
+        stage = cut.stages[layer]
+        row = stage.first(strip) + jnp.arange(-above, stage.rows) - stage.margin
+        counted = ((row >= 0) & (row < stage.counted)).astype(features.dtype)
+        counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
+        return look(layer, features, counted, given[layer])
+
     kept, seen = {}, {}
     before = {layer: stage for stage, layer in _steps(cut)}
     for layer in layers:
         if layer == "conv1_1":
+            if "input" in given:
+                kept["input"] = x[-1:]
+                above = jnp.concatenate([buffers["input"], x])
+                seen["input"] = looked("input", above, 1)
             x = vgg.Preprocessing().apply({"params": params["input"]}, x)
         if layer.startswith("relu"):
             x = rectify(x)
@@ -285,12 +336,7 @@ def _through(
             if rows is not None:
                 kept[layer] = rows
         if layer in given:
-            stage = cut.stages[layer]
-            features = _leaving(params, layer, x)
-            row = stage.first(strip) + jnp.arange(stage.rows) - stage.margin
-            counted = ((row >= 0) & (row < stage.counted)).astype(x.dtype)
-            counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
-            seen[layer] = look(layer, features, counted, given[layer])
+            seen[layer] = looked(layer, _leaving(params, layer, x), 0)
     return x, kept, seen
 
 
@@ -358,6 +404,11 @@ def _bordered(x: jax.Array, first: jax.Array, height: int, *, repeat: bool) -> j
         new = jnp.where((place >= 0) & (place < len(x)), new, row(number))
         x = jax.lax.dynamic_update_slice_in_dim(x, new, jnp.clip(place, 0, len(x) - 1), 0)
     return x
+
+
+def kept_at_a_time(cut: Cut) -> int:
+    """Of how many strips the rows that they hand on are kept for the gradient at a time."""
+    return cut.number if cut.group == cut.number else cut.number // cut.group + cut.group
 
 
 def kept_bytes(cut: Cut, layers: Sequence[str], *, recompute: int | None, width: int = 4) -> float:

@@ -130,7 +130,7 @@ def cut_of(params: vgg.Params, shape: Sequence[int], config: Config) -> strips.C
     rows = config.strip_rows(*size)
     if rows is None:
         return None
-    return strips.cut(params, size, config.layers, rows, network(config))
+    return strips.cut(params, size, config.layers, rows, network(config), nested=config.nested)
 
 
 def network(config: Config) -> strips.Network:
@@ -163,7 +163,7 @@ def _summaries(
         return summarised(layer, f, weight, config), ()
 
     given = {layer: None if m is None else _arranged(m, layer, cut) for layer, m in masks.items()}
-    seen = strips.fold(params, style, cut, look, given, network=network(config))
+    seen = strips.fold(params, strips.lines(style, cut), cut, look, given, network=network(config))
     return {layer: sums for layer, (sums, _) in seen.items()}
 
 
@@ -206,7 +206,7 @@ def _photo(
         return squares, f if layer in config.content_layers else ()
 
     given = dict.fromkeys(layers)
-    seen = strips.fold(params, photo, cut, look, given, network=network(config))
+    seen = strips.fold(params, strips.lines(photo, cut), cut, look, given, network=network(config))
     return (
         {
             layer: strips.gather(seen[layer][1], cut.stages[layer])

@@ -67,11 +67,12 @@ def test_the_first_way_that_fits(params):
         budget.fitting(Config(), SIZE, params, 1e9)
 
 
-def test_least_is_the_smallest_strip_with_pairs_of_bfloat16(params):
+def test_least_is_hardly_more_than_the_smallest_strip_takes_with_pairs_of_bfloat16(params):
     found = budget.least(Config(), SIZE, params)
     others = [dataclasses.replace(found, strip=side) for side in (256, 512, 1024)]
     least = budget.need(found, SIZE, params).total
-    assert least <= min(budget.need(way, SIZE, params).total for way in others)
+    assert least <= 1.05 * min(budget.need(way, SIZE, params).total for way in others)
+    assert found.nested and not budget.least(Config(), (1024, 1024), params).nested
     assert found.optimizer == Lbfgs(memory_dtype="bfloat16")
     adam = budget.least(Config(optimizer=Adam()), SIZE, params)
     assert adam.strip and adam.optimizer == Adam()

@@ -41,6 +41,7 @@ OTHER = {
     "photorealism": True,
     "strip": 512,
     "recompute": 2,
+    "nested": True,
     "mesh": devices.mesh(1),
     "height": 48,
 }
@@ -48,8 +49,9 @@ OTHER = {
 
 # Of a list and a rule only one may be given, and strips want sums.
 WITHOUT_LISTS = {n: v for n, v in OTHER.items() if n not in ("scale_sizes", "steps_per_scale")}
-WITHOUT_LISTS = {n: v for n, v in WITHOUT_LISTS.items() if n != "strip"}
-WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps", "strip")}
+STRIPS = ("strip", "recompute", "nested")
+WITHOUT_LISTS = {n: v for n, v in WITHOUT_LISTS.items() if n not in STRIPS}
+WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps", *STRIPS)}
 
 
 # Equality: what decides whether a compiled program is found again
@@ -71,6 +73,9 @@ def test_every_field_counts(field):
     if field in ("carry", "normalise_gradients"):
         other["optimizer"] = Adam()
         assert Config(**other) != Config(optimizer=Adam())
+    if field in ("recompute", "nested"):
+        other["strip"] = 512
+        assert Config(**other) != Config(strip=512)
     assert Config(**other) != Config()
 
 

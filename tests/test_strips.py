@@ -44,13 +44,14 @@ def look(layer, features, counted, given):
     return jnp.tensordot(inside, jnp.square(features), [[0, 1], [0, 1]]), inside
 
 
-def in_strips(image, params, network, rows, recompute=None, wrong=None):
+def in_strips(image, params, network, rows, recompute=None, wrong=None, nested=False):
     """The sum of all layers' sines of sums, and the features as strips bring them."""
-    cut = strips.cut(params, image.shape[:2], DEEP, rows, network)
+    cut = strips.cut(params, image.shape[:2], DEEP, rows, network, nested=nested)
     if wrong is not None:
         cut = wrong(cut)
     given = dict.fromkeys(DEEP)
-    seen = strips.fold(params, image, cut, look, given, network=network, recompute=recompute)
+    lines = strips.lines(image, cut)
+    seen = strips.fold(params, lines, cut, look, given, network=network, recompute=recompute)
     return sum(jnp.sum(jnp.sin(sums / 1e7)) for sums, _ in seen.values()), (cut, seen)
 
 
@@ -63,30 +64,40 @@ def as_whole(image, params, network):
 
 LONG = pytest.mark.long
 CASES = [
-    ("zero", layers.average_pool, (37, 11), 8, None),
-    ("replicate", layers.max_pool, (40, 9), 16, 2),
-    ("replicate-all", layers.max_pool_ceil, (37, 9), 8, 1),
-    pytest.param("replicate-all", layers.average_pool, (8, 9), 8, 0, marks=LONG),
-    pytest.param("replicate-all", layers.l2_pool, (23, 8), 16, 3, marks=LONG),
-    ("circular", layers.average_pool, (24, 9), 8, 2),
-    ("circular", layers.max_pool, (16, 8), 32, None),
+    ("zero", layers.average_pool, (37, 11), 8, None, True),
+    ("replicate", layers.max_pool, (40, 9), 16, 2, False),
+    ("replicate-all", layers.max_pool_ceil, (37, 9), 8, 1, False),
+    pytest.param("replicate-all", layers.average_pool, (8, 9), 8, 0, True, marks=LONG),
+    pytest.param("replicate-all", layers.l2_pool, (23, 8), 16, 3, False, marks=LONG),
+    ("circular", layers.average_pool, (24, 9), 8, 2, True),
+    ("circular", layers.max_pool, (16, 8), 32, None, False),
 ]
 
 
-@pytest.mark.parametrize(("padding", "pool", "size", "rows", "recompute"), CASES)
-def test_features_and_gradient_are_the_wholes(x64, rng, deep, padding, pool, size, rows, recompute):
+@pytest.mark.parametrize(("padding", "pool", "size", "rows", "recompute", "nested"), CASES)
+def test_features_and_gradient_are_the_wholes(
+    x64, rng, deep, padding, pool, size, rows, recompute, nested
+):
     image = rng.uniform(size=(*size, 3))
     network = strips.Network(pool, padding, "highest")
     evaluated = jax.jit(
         jax.value_and_grad(
-            partial(in_strips, params=deep, network=network, rows=rows, recompute=recompute),
+            partial(
+                in_strips,
+                params=deep,
+                network=network,
+                rows=rows,
+                recompute=recompute,
+                nested=nested,
+            ),
             has_aux=True,
         )
     )
     (value, (_, seen)), gradient = evaluated(image)
     whole = jax.value_and_grad(partial(as_whole, params=deep, network=network), has_aux=True)
     (expected, features), slope = whole(image)
-    cut = strips.cut(deep, size, DEEP, rows, network)
+    cut = strips.cut(deep, size, DEEP, rows, network, nested=nested)
+    assert not nested or 1 < cut.group < cut.number or rows >= size[0]
     for layer in DEEP:
         found = strips.gather(np.asarray(seen[layer][1]), cut.stages[layer])
         assert_allclose(found, features[layer], rtol=0, atol=1e-10 * np.abs(found).max())
@@ -167,7 +178,8 @@ def agree(tiny, pictures, config, loss_weights=WEIGHTS, masks=None):
     image, photo, *paintings = pictures
     given = (image, tiny, photo, paintings, loss_weights)
     found = run(*given, config=config, masks=masks)
-    expected = run(*given, config=dataclasses.replace(config, strip=None), masks=masks)
+    whole = dataclasses.replace(config, strip=None, recompute=None, nested=False)
+    expected = run(*given, config=whole, masks=masks)
     jax.tree.map(partial(assert_allclose, rtol=1e-9), found[0], expected[0])
     assert_allclose(found[1], expected[1], rtol=0, atol=1e-9 * np.abs(expected[1]).max())
 
@@ -208,7 +220,7 @@ def test_every_content_loss(x64, tiny, pictures, loss):
 
 VARIANTS = {
     "circular": dict(padding="circular"),
-    "zero, maximum": dict(padding="zero", pool=layers.max_pool, recompute=1),
+    "zero, maximum": dict(padding="zero", pool=layers.max_pool, recompute=1, nested=True),
     "dream": dict(dream_layers=("conv2_1", "relu3_1"), recompute=0),
     "photorealism": dict(photorealism=True),
 }
