@@ -39,18 +39,26 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+def sized(file: Path, long_side: int) -> np.ndarray:
+    """A picture with a long side of so many pixels."""
+    from stylejax import images
+
+    picture = images.load(file).image
+    height, width = images.fit(picture.shape[0], picture.shape[1], long_side)
+    return np.asarray(images.resize(picture, height, width))
+
+
 def make(given: argparse.Namespace) -> None:
     """One run, in this process; its picture and loss go to ``--keep``."""
     import jax
 
-    from stylejax import Adam, Config, Lbfgs, devices, hosts, images, iterate, weights
+    from stylejax import Adam, Config, Lbfgs, devices, hosts, iterate, weights
 
     jax.config.update("jax_enable_x64", given.dtype == "float64")
     if given.process is not None:
         hosts.join(given.coordinator, PROCESSES, given.process)
     photo, painting = (
-        np.asarray(images.resize(picture, *images.fit(*picture.shape[:2], given.size)), given.dtype)
-        for picture in (images.load(file).image for file in (given.photo, given.painting))
+        sized(file, given.size).astype(given.dtype) for file in (given.photo, given.painting)
     )
     loaded = weights.load(weights.resolve(given.weights))
     params = jax.tree.map(lambda a: np.asarray(a, given.dtype), loaded)
@@ -62,8 +70,8 @@ def make(given: argparse.Namespace) -> None:
     for progress in iterate(params, photo, [painting], config=config, every=given.steps):
         last = progress
     if not given.process:
-        found = {"image": last.image, "loss": last.terms.total}
-        np.savez(given.keep, **found, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        np.savez(given.keep, image=last.image, loss=last.terms.total, seconds=seconds)
 
 
 def port() -> int:

@@ -334,7 +334,7 @@ def forget() -> None:
     What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
     """
     for program in (prepare, advance, picture):
-        program.clear_cache()
+        program.clear_cache()  # type: ignore[attr-defined]
     gc.collect()
     allocator.give_back()
 
