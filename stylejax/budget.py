@@ -63,18 +63,23 @@ class Need(NamedTuple):
         return sum(self)
 
 
-def need(config: Config, size: tuple[int, int], params: vgg.Params, *, lanes: int = 1) -> Need:
-    """What a run takes.
+def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None) -> Need:
+    """What a run takes; with a mesh, of the memory of each device, or on CPU of each process.
 
     Args:
       config: the run's.
       size: height and width of the picture.
       params: the network.
-      lanes: what channels are padded to, see ``memory.activation_bytes``.
+      device: that works; None is JAX's own choice.
     """
+    device = device or jax.devices()[0]
+    on_host = device.platform == "cpu"
+    shares = 1
+    if config.mesh is not None:
+        shares = jax.process_count() if on_host else config.mesh.size
     architecture = vgg.architecture_of(params)
     network = sum(a.size * _FLOAT for arrays in params.values() for a in arrays.values())
-    picture = size[0] * size[1] * 3 * _FLOAT
+    picture = size[0] * size[1] * 3 * _FLOAT / shares
     targets = sum(
         _FLOAT * s.height * s.width * s.channels
         for s in memory.stages(size, config.layers, architecture, pool=config.pool)
@@ -84,11 +89,11 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, lanes: in
     return Need(
         program=_BASE,
         # On CPU wide kernels are there a second time, four times as large.
-        network=network * (5 if lanes == 1 and jax.default_backend() == "cpu" else 1),
+        network=network * (5 if on_host else 1),
         pairs=_kept(config.optimizer) * picture,
         pictures=_PICTURES * picture,
-        targets=targets,
-        activations=_activations(config, size, params, architecture, lanes),
+        targets=targets / shares,
+        activations=_activations(config, size, params, architecture, lanes(device)) / shares,
     )
 
 
@@ -178,13 +183,15 @@ def in_strips(config: Config) -> Iterator[Config]:
                 yield dataclasses.replace(config, strip=side, nested=nested)
 
 
-def least(config: Config, size: tuple[int, int], params: vgg.Params) -> Config:
+def least(
+    config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None
+) -> Config:
     """The first strips that take hardly more than the least memory, and pairs of bfloat16.
 
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    needs = {way: need(way, size, params).total for way in in_strips(config)}
+    needs = {way: need(way, size, params, device=device).total for way in in_strips(config)}
     enough = _HARDLY_MORE * min(needs.values())
     config = next(way for way, needed in needs.items() if needed <= enough)
     return next(_narrower(config), config)
@@ -204,7 +211,9 @@ def _narrower(config: Config) -> Iterator[Config]:
             yield dataclasses.replace(config, optimizer=fewer)
 
 
-def ways(config: Config, size: tuple[int, int], params: vgg.Params) -> Iterator[Config]:
+def ways(
+    config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None
+) -> Iterator[Config]:
     """The config and, ever smaller, others for the same picture.
 
     Strips first, which cost little time; then pairs of bfloat16 and fewer of them, with which
@@ -213,11 +222,12 @@ def ways(config: Config, size: tuple[int, int], params: vgg.Params) -> Iterator[
     yield config
     if config.mesh is not None:
         return
-    smallest, here = config, need(config, size, params).total
+    smallest, here = config, need(config, size, params, device=device).total
     try:
         for way in in_strips(config):
-            if need(way, size, params).total < here:
-                smallest, here = way, need(way, size, params).total
+            needed = need(way, size, params, device=device).total
+            if needed < here:
+                smallest, here = way, needed
                 yield way
     except ValueError:
         pass
@@ -230,7 +240,7 @@ def fitting(
     params: vgg.Params,
     limit: float | None,
     *,
-    lanes: int = 1,
+    device: Any = None,
 ) -> Config:
     """The first of ``ways`` that takes no more than ``limit`` bytes; None is no limit.
 
@@ -239,8 +249,8 @@ def fitting(
     """
     if limit is None:
         return config
-    for way in ways(config, size, params):
-        found = need(way, size, params, lanes=lanes)
+    for way in ways(config, size, params, device=device):
+        found = need(way, size, params, device=device)
         if found.total <= limit:
             return way
     raise ValueError(
@@ -257,7 +267,10 @@ def described(config: Config, size: tuple[int, int], needed: Need, limit: float 
     if isinstance(config.optimizer, Lbfgs):
         narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""
         parts.append(f"{config.optimizer.memory} pairs of L-BFGS{narrow}")
-    parts.append(f"about {gigabytes(needed.total)}")
+    each = "" if config.mesh is None else f" on each of {config.mesh.size} devices"
+    if config.mesh is not None and config.mesh.devices.flat[0].platform == "cpu":
+        each = " in each process"
+    parts.append(f"about {gigabytes(needed.total)}{each}")
     within = "" if limit is None else f" in {gigabytes(limit)}"
     return f"{size[1]}x{size[0]}{within}: {', '.join(parts)}"
 
@@ -297,4 +310,8 @@ def seconds(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
         jax.block_until_ready(product(matrix))
         taken.append(time.perf_counter() - began)
     rate = 2 * side**3 / min(taken)
-    return operations(config, size, params) * _EFFICIENCY / rate
+    # Devices of a CPU share its cores, of which one had all.
+    together = 1 if config.mesh is None else config.mesh.size
+    if jax.default_backend() == "cpu":
+        together = jax.process_count()
+    return operations(config, size, params) * _EFFICIENCY / (rate * together)

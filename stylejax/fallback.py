@@ -51,6 +51,7 @@ def surviving(
     *,
     size: tuple[int, int],
     params: vgg.Params,
+    device: Any = None,
     tell: Callable[[str], None],
 ) -> Iterator[Progress]:
     """A run that takes the next of ``budget.ways`` when memory runs out.
@@ -64,6 +65,7 @@ def surviving(
       init: what it starts from.
       size: height and width of the picture.
       params: the network.
+      device: that works; None is JAX's own choice.
       tell: is told, in a line, what is tried instead.
 
     Raises:
@@ -71,7 +73,7 @@ def surviving(
     """
     last: Progress | None = None
     scales, done, evaluations, fell = len(config.sizes(*size)), 0, 0, False
-    ways = budget.ways(config, size, params)
+    ways = budget.ways(config, size, params, device=device)
     next(ways)  # the config itself
     while True:
         try:
@@ -90,7 +92,7 @@ def surviving(
             way = next(ways, None)
             if way is None or not ran_out(error):
                 raise
-            short = budget.described(way, size, budget.need(way, size, params), None)
+            short = budget.described(way, size, budget.need(way, size, params, device=device), None)
         tell(f"out of memory; going on from the best picture so far with {short}")
         if last is not None:
             init = np.asarray(last.image)

@@ -195,6 +195,7 @@ def _progress(job: Job, place: transfer.Place | None) -> Iterator[transfer.Progr
         job.init,
         size=(job.content.shape[0], job.content.shape[1]),
         params=job.params,
+        device=job.device,
         tell=partial(print, file=sys.stderr),
     )
 
@@ -204,8 +205,7 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
     config, size = job.preset.config, (job.content.shape[0], job.content.shape[1])
     if job.given["quiet"] or (config.strip_rows(*size) is None and np.prod(size) < _LARGE):
         return
-    lanes = budget.lanes(job.device)
-    needed = budget.need(config, size, job.params, lanes=lanes)
+    needed = budget.need(config, size, job.params, device=job.device)
     told = budget.described(config, size, needed, budget.available(job.device))
     seconds = display.duration(budget.seconds(config, size, job.params))
     console.print(f"{told}, about {seconds}", soft_wrap=True, highlight=False)

@@ -112,15 +112,18 @@ def _fitting(
     given: dict[str, Any], config: Config, content: np.ndarray, params: vgg.Params, device: Any
 ) -> Config:
     """The config in the form that fits into memory, or that takes least if that is asked for."""
-    if config.mesh is not None:
-        return config
+    if given["low_memory"] and config.mesh is not None:
+        raise ValueError(
+            f"--low-memory takes strips, and {config.mesh.size} devices look at their rows as a "
+            "whole; leave one of them out"
+        )
     about = ((content.shape[0], content.shape[1]), params)
     with options.naming():
         if given["low_memory"]:
-            return budget.least(config, *about)
+            return budget.least(config, *about, device=device)
         asked = given["strip"] is not None
         limit = None if asked else budget.available(device)
-        return budget.fitting(config, *about, limit, lanes=budget.lanes(device))
+        return budget.fitting(config, *about, limit, device=device)
 
 
 def inputs(given: dict[str, Any]) -> list[Path]:

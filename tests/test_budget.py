@@ -1,8 +1,10 @@
 """The plan of memory and time: arithmetic by hand, the order of ways, what is refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from stylejax import Adam, Config, Lbfgs, budget, statistics, vgg
@@ -89,6 +91,40 @@ def test_one_line(params):
     )
     whole = budget.described(Config(optimizer=Adam()), (64, 64), needed, None)
     assert whole.startswith("64x64: whole, about ")
+
+
+def over_eight(platform):
+    """A config whose rows are spread over eight devices, which this machine need not have."""
+    config, device = Config(), SimpleNamespace(platform=platform)
+    mesh = SimpleNamespace(size=8, devices=np.array([device] * 8))
+    object.__setattr__(config, "mesh", mesh)
+    return config, device
+
+
+def test_devices_share_all_but_the_network_and_those_of_a_cpu_share_memory(params):
+    alone = budget.need(Config(), SIZE, params, device=SimpleNamespace(platform="gpu"))
+    config, device = over_eight("gpu")
+    each = budget.need(config, SIZE, params, device=device)
+    shared = ("pairs", "pictures", "targets", "activations")
+    assert {name for name in alone._fields if getattr(each, name) == getattr(alone, name)} == {
+        "program",
+        "network",
+    }
+    assert all(getattr(each, name) == getattr(alone, name) / 8 for name in shared)
+    assert budget.described(config, SIZE, each, None).endswith(" GB on each of 8 devices")
+    config, device = over_eight("cpu")
+    together = budget.need(config, SIZE, params, device=device)
+    assert together == budget.need(Config(), SIZE, params, device=device)
+    assert budget.described(config, SIZE, together, None).endswith(" GB in each process")
+
+
+def test_a_tpu_pads_channels_and_needs_no_evaluated_kernels(params):
+    cpu, tpu = (
+        budget.need(Config(), SIZE, params, device=SimpleNamespace(platform=platform))
+        for platform in ("cpu", "tpu")
+    )
+    assert tpu.network < cpu.network
+    assert tpu.activations > 1.5 * cpu.activations
 
 
 def test_operations_by_hand():
