@@ -112,11 +112,6 @@ def _fitting(
     given: dict[str, Any], config: Config, content: np.ndarray, params: vgg.Params, device: Any
 ) -> Config:
     """The config in the form that fits into memory, or that takes least if that is asked for."""
-    if given["low_memory"] and config.mesh is not None:
-        raise ValueError(
-            f"--low-memory takes strips, and {config.mesh.size} devices look at their rows as a "
-            "whole; leave one of them out"
-        )
     about = ((content.shape[0], content.shape[1]), params)
     with options.naming():
         if given["low_memory"]:
