@@ -197,6 +197,14 @@ def _everywhere(x: Any, *, where: NamedSharding) -> Any:
     return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
 
 
+def put(x: Any, where: jax.sharding.Sharding) -> jax.Array:
+    """A copy of an array, the same on all hosts, each part on its device."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jnp.copy(x)  # it is there already
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, where, lambda index: np.array(values[index]))
+
+
 def here(x: Any) -> Any:
     """An array that every device has, as one on this host's first alone; others as they are."""
     if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -123,6 +123,17 @@ def any_of_them(asked: int) -> int:
     if not several():
         return asked
     return int(np.max(multihost_utils.process_allgather(np.asarray(asked))))
+
+
+def gathered(tree: Any) -> Any:
+    """Arrays of all processes' devices as each process's own; all of them must ask."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return multihost_utils.process_allgather(x, tiled=True)
+        return x
+
+    return jax.tree.map(one, tree)
 
 
 def leave(status: int) -> int:

@@ -112,7 +112,8 @@ def make(
 
     def kept(last: transfer.Progress) -> saves.Save:
         taken = past.seconds + time.monotonic() - began
-        return past._replace(place=last.place, trace=trace, frames=frames, seconds=taken)
+        here = hosts.gathered(last.place)
+        return past._replace(place=here, trace=trace, frames=frames, seconds=taken)
 
     for last in _progress(job, past.place):  # it yields at least the start
         past = past._replace(place=None)
@@ -127,7 +128,7 @@ def make(
         if interrupted := stop_asked():
             break
         saving = saving and last.place is not None
-        if saving and time.monotonic() >= due:
+        if saving and hosts.any_of_them(time.monotonic() >= due):
             new = not resumption.save(job.given, kept(last))
             due = time.monotonic() + resumption.seconds(job.given)
     saved = saving and (not new or resumption.save(job.given, kept(last)))

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import vgg
+from stylejax import devices, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State, Status
-from stylejax.scale import Array, prepare
+from stylejax.scale import Array, prepare, spread
 
 
 class Place(NamedTuple):
@@ -26,7 +26,8 @@ class Place(NamedTuple):
       scale: number of the scale, from 0.
       step: steps taken at this scale.
       evaluations: at the scales before it.
-      state: the optimizer's, on the device; or any pytree with the same arrays as leaves.
+      state: the optimizer's, on its devices, where several share it with rows below the picture;
+        or any pytree with the same arrays as leaves, with such rows or without.
     """
 
     scale: int
@@ -58,16 +59,40 @@ def fitted(
     if not 0 <= place.step <= steps:
         raise ValueError(f"resume is at step {place.step} of a scale of {steps}; {remedy}")
     given = (params, content, styles, None, loss_weights, key)
-    like = shapes(*given, guides=guides, size=sizes[place.scale], config=config)
+    size = sizes[place.scale]
+    like = shapes(*given, guides=guides, size=size, config=config.at(size))
     leaves, wanted = jax.tree.leaves(place.state), jax.tree.leaves(like)
+    if len(leaves) == len(wanted):
+        leaves = [_of_rows(*both, size) for both in zip(leaves, wanted, strict=True)]
     have, want = ([(np.shape(a), a.dtype) for a in side] for side in (leaves, wanted))
     if have != want:
-        height, width = sizes[place.scale]
+        height, width = size
         raise ValueError(
             f"resume has a state of {len(have)} arrays that are not the {len(want)} of this "
             f"optimizer at {width}x{height}; {remedy}"
         )
     return place._replace(state=jax.tree.unflatten(jax.tree.structure(like), leaves))
+
+
+def _of_rows(leaf: Array, wanted: jax.ShapeDtypeStruct, size: tuple[int, int]) -> Array:
+    """A leaf with as many rows as are wanted, where it differs by zeros below the picture only.
+
+    So many belong to the picture's devices; a run may go on with more of them, or fewer.
+    """
+    axis = len(wanted.shape) - 3  # rows, columns and colours come last
+    shape = np.shape(leaf)
+    if (
+        axis < 0
+        or len(shape) != len(wanted.shape)
+        or min(shape[axis], wanted.shape[axis]) < size[0]
+    ):
+        return leaf
+    if shape == wanted.shape or shape[axis + 1 :] != (size[1], 3):
+        return leaf
+    own = np.asarray(leaf)[(slice(None),) * axis + (slice(size[0]),)]
+    below = [(0, 0)] * own.ndim
+    below[axis] = (0, wanted.shape[axis] - size[0])
+    return np.pad(own, below)
 
 
 def over(place: Place, config: Config, scales: int) -> bool:
@@ -92,7 +117,7 @@ def preceding(
     guides: Guides | None,
     *,
     size: tuple[int, int],
-) -> tuple[jax.Array, State | None]:
+) -> tuple[Array, State | None]:
     """Zeros in the place of what a scale of this size has led to: its picture, and what is carried.
 
     They make ``scale.prepare`` the program that it was at the scale behind it, so that the targets
@@ -103,11 +128,16 @@ def preceding(
         given = (params, content, styles, None, loss_weights, key)
         like = shapes(*given, guides=guides, size=size, config=config)
         carried = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    if config.mesh is not None:
+        carried = devices.everywhere(carried, devices.automatic(config.mesh))
+        return np.zeros((*size, 3), content.dtype), carried
     return jnp.zeros((*size, 3), content.dtype), carried
 
 
-def restored(saved: State, like: State) -> State:
+def restored(saved: State, like: State, config: Config) -> State:
     """A copy of a state, which a walk may use up, on the devices where ``like`` is."""
+    if config.rows is not None:
+        return spread(saved, config)
 
     def put(leaf: Array, fresh: jax.Array) -> jax.Array:
         copy = jnp.array(leaf)

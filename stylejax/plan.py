@@ -188,8 +188,6 @@ def _over(given: dict[str, Any], config: Config) -> Config:
     mesh = _mesh(given)
     if mesh is None:
         return config
-    if given["checkpoint"] is not None:
-        raise ValueError("--checkpoint does not work over several devices yet; leave one out")
     if given["low_memory"]:
         raise ValueError(
             "--low-memory works on one device, where strips take turns; leave --devices out"

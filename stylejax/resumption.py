@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from stylejax import fingerprints, options, place, record, saves
+from stylejax import fingerprints, hosts, options, place, record, saves
 from stylejax.config import Config
 
 SECONDS = 60.0  # from one save to the next
@@ -98,9 +98,11 @@ def begin(
             f"{found.place.step}; add --resume to go on with it, or name another folder"
         )
     try:
-        saves.check(folder, needed=(saves.KEPT + 1) * _bytes(**arguments))
+        if hosts.writes():
+            saves.check(folder, needed=(saves.KEPT + 1) * _bytes(**arguments))
         if found is None or found.place is None:
-            saves.write(folder, fresh)
+            if hosts.writes():
+                saves.write(folder, fresh)
             return fresh
     except OSError as error:
         raise type(error)(f"--checkpoint {error}") from error
@@ -108,7 +110,12 @@ def begin(
 
 
 def save(given: dict[str, Any], state: saves.Save) -> bool:
-    """Saves, or says in a line that it could not; returns whether it could."""
+    """Saves, or says in a line that it could not; returns whether it could.
+
+    Of several processes the first one does.
+    """
+    if not hosts.writes():
+        return True
     try:
         saves.write(given["checkpoint"], state)
     except OSError as error:

@@ -145,6 +145,13 @@ def placed(state: State, config: Config) -> State:
     return devices.place(state, config.rows, _whole(state, config))
 
 
+def spread(state: State, config: Config) -> State:
+    """A copy of a state of the host's, as ``prepare`` makes one, on its devices."""
+    assert config.rows is not None
+    like = devices.described(state, config.rows, _whole(state, config))
+    return jax.tree.map(lambda leaf, shape: devices.put(leaf, shape.sharding), state, like)
+
+
 def _placed_targets(targets: Targets, config: Config) -> Targets:
     """Content's features are by rows, as they were made; all else is everywhere."""
     if config.rows is None:

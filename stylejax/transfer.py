@@ -22,7 +22,18 @@ from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
 from stylejax.place import Place, fitted, over, preceding, restored
-from stylejax.scale import Array, History, Stretch, at_hand, forget, gathered, prepare, run, walk
+from stylejax.scale import (
+    Array,
+    History,
+    Stretch,
+    at_hand,
+    forget,
+    gathered,
+    prepare,
+    run,
+    spread,
+    walk,
+)
 
 __all__ = ["History", "Place", "Progress", "Result", "iterate", "stylize"]
 
@@ -57,8 +68,8 @@ class Progress(NamedTuple):
       history: NumPy rows of the steps since the last ``Progress``.
       evaluations: at all scales so far.
       status: of this scale.
-      place: what ``iterate`` can go on from, None where there is a mesh; its arrays are used up
-        when the loop goes on at this scale, so save or copy them before.
+      place: what ``iterate`` can go on from; its arrays are used up when the loop goes on at this
+        scale, so save or copy them before.
     """
 
     scale: int
@@ -206,10 +217,6 @@ def iterate(
     photo, paintings, start = colour.prepare(config.colour, content, styles, init)
     colours, config = config.colour, replace(config, colour=None)
     given = (params, photo, paintings, config, loss_weights, key, guides)
-    if resume is not None and config.mesh is not None:
-        raise ValueError(
-            "resume does not work over the devices of a mesh yet; leave one of them out"
-        )
     place = None if resume is None else fitted(resume, *given)
     walked = _pyramid(*given, start, every, place)
     return (
@@ -241,11 +248,12 @@ def _pyramid(
         first, before = place.scale, place.evaluations
     if place is not None and over(place, config, len(sizes)):
         # Nothing of this scale is compiled but its picture.
-        ended = partial(walked, config=config)
-        (reached,) = ended(place.state, targets=None, steps=place.step, taken=place.step)
+        here = config.at(sizes[first])
+        ended = place.state if here.rows is None else spread(place.state, here)
+        (reached,) = walked(ended, targets=None, steps=place.step, taken=place.step, config=here)
         yield _progress(reached, first, len(sizes), config, before)
         picture, before = reached.image, before + reached.evaluations
-        carried = reached.state if config.carry else None
+        carried = gathered(reached.state, config=here) if config.carry else None
         first, place = first + 1, None
     elif first:
         given = (params, content, styles, config, loss_weights, key, guides)
@@ -267,7 +275,7 @@ def _pyramid(
             )
             taken = None
             if place is not None:  # this is its scale
-                state, taken = restored(place.state, state), place.step
+                state, taken = restored(place.state, state, here), place.step
                 place = None  # and with it the memory of what was saved
             for reached in walked(state, targets=targets, steps=steps, taken=taken, config=here):
                 yield _progress(reached, scale, len(sizes), config, before)
@@ -289,5 +297,5 @@ def _progress(reached: Stretch, scale: int, scales: int, config: Config, before:
         history=reached.rows,
         evaluations=before + reached.evaluations,
         status=reached.status,
-        place=place if config.mesh is None else None,
+        place=place,
     )

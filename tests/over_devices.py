@@ -187,6 +187,40 @@ def other_runs():
     return {name: compared(config) for name, config in cases.items()}
 
 
+def resumed():
+    """By optimizer, of a run over eight devices: how far from it is one that goes on from a place.
+
+    On as many devices at the start, within a scale, at the end of the first and of the last one;
+    then on one device and on three, from within the second scale.
+    """
+    config = Config(scales=2, steps=4, coarse_steps=2, mesh=devices.mesh(), **LAYERS)
+    carried = dataclasses.replace(config, optimizer=Adam(average=0.9), carry=True)
+    return {"lbfgs": gone_on(config), "carried adam": gone_on(carried)}
+
+
+def gone_on(config):
+    content, _, style = pictures(45, 31, np.float64)
+
+    def run(config, resume=None):
+        given = (network(), content, [style])
+        for progress in iterate(
+            *given, config=config, loss_weights=WEIGHTS, every=2, resume=resume
+        ):
+            state = jax.tree.map(np.array, progress.place.state)
+            yield progress._replace(place=progress.place._replace(state=state))
+
+    whole = list(run(config))
+    *_, last = whole
+
+    def distance(config, number):
+        *_, end = run(config, whole[number].place)
+        return float(np.abs(end.image - last.image).max())
+
+    same = [distance(config, number) for number in (0, 1, 3, len(whole) - 1)]
+    fewer = [None, devices.mesh(3)]
+    return same, [distance(dataclasses.replace(config, mesh=mesh), 3) for mesh in fewer]
+
+
 def compared(config, *, guides=False, by_steps=False):
     """How far pictures of one device and of several are from each other, and from iterate's."""
     content, _, style = pictures(45, 31, np.float64)

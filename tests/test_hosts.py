@@ -102,6 +102,19 @@ def test_a_process_that_dies_ends_the_other_with_one_line(files, tmp_path, kille
     assert not output.exists()
 
 
+@pytest.mark.long
+def test_one_process_goes_on_with_what_two_have_saved(files, tmp_path):
+    words = (*files, *OPTIONS, *SMALL, "--steps", 3, "--checkpoint", tmp_path / "run")
+    processes = two(*words, "-o", tmp_path / "two.png", "--checkpoint-every", 0)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    alone = start("-c", COMMAND, *words, "-o", tmp_path / "one.png", "--resume", devices=1)
+    _, said = alone.communicate(timeout=300)
+    assert alone.returncode == 0, said
+    first, second = (images.load(tmp_path / f"{name}.png").image for name in ("two", "one"))
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
