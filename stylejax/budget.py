@@ -21,11 +21,14 @@ from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
 
 _FLOAT = 4
 _GIGA = 1e9
-# Python, JAX, and what the compiler holds while it works.
+# Python and JAX.
 _BASE = 0.45 * _GIGA
+# What a scale's compiled programs leave behind; those before a scale in strips are forgotten.
+_PROGRAMS = 0.07 * _GIGA
 # Pictures that a step has at a time, beside the pairs: variables, gradient, direction, the trial,
 # what the canvas's transform and the total variation are made of, the photo, the paintings.
 _PICTURES = 18
+_PICTURES_IN_STRIPS = 12
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.3
 # The sides of strips that are tried, largest first.
@@ -42,7 +45,7 @@ class Need(NamedTuple):
     """The memory of a run at its last scale, in bytes.
 
     Attributes:
-      program: Python, JAX and the compiler.
+      program: Python, JAX and what the compiler leaves behind.
       network: the weights.
       pairs: what L-BFGS remembers, or Adam's moments.
       pictures: everything else of the picture's size.
@@ -86,12 +89,14 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
         if s.layer.replace("relu", "conv")
         in {n.replace("relu", "conv") for n in config.content_layers}
     )
+    cut = config.strip_rows(*size) is not None
+    programs = 1 if cut else len(config.sizes(*size))
     return Need(
-        program=_BASE,
+        program=_BASE + programs * _PROGRAMS,
         # On CPU wide kernels are there a second time, four times as large.
         network=network * (5 if on_host else 1),
         pairs=_kept(config.optimizer) * picture,
-        pictures=_PICTURES * picture,
+        pictures=(_PICTURES_IN_STRIPS if cut else _PICTURES) * picture,
         targets=targets / shares,
         activations=_activations(config, size, params, architecture, lanes(device)) / shares,
     )
@@ -135,7 +140,7 @@ def check(size: tuple[int, int]) -> None:
 
     Before the photo is resized, while nothing else is known.
     """
-    least, there = _PICTURES * size[0] * size[1] * 3 * _FLOAT, at_host()
+    least, there = _PICTURES_IN_STRIPS * size[0] * size[1] * 3 * _FLOAT, at_host()
     if there is not None and least > there:
         raise ValueError(
             f"{size[1]}x{size[0]} takes {gigabytes(least)} at the least and there are "

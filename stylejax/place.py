@@ -16,7 +16,7 @@ from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State, Status
-from stylejax.scale import Array, prepare, spread
+from stylejax.scale import Array, prepare
 
 
 class Place(NamedTuple):
@@ -134,12 +134,12 @@ def preceding(
     return jnp.zeros((*size, 3), content.dtype), carried
 
 
-def restored(saved: State, like: State, config: Config) -> State:
+def restored(saved: State, like: State) -> State:
     """A copy of a state, which a walk may use up, on the devices where ``like`` is."""
-    if config.rows is not None:
-        return spread(saved, config)
 
     def put(leaf: Array, fresh: jax.Array) -> jax.Array:
+        if len(fresh.sharding.device_set) > 1:
+            return devices.put(leaf, fresh.sharding)
         copy = jnp.array(leaf)
         # Committed to a device, a state would want programs of its own.
         return jax.device_put(copy, fresh.sharding) if fresh.committed else copy

@@ -275,7 +275,7 @@ def _pyramid(
             )
             taken = None
             if place is not None:  # this is its scale
-                state, taken = restored(place.state, state, here), place.step
+                state, taken = restored(place.state, state), place.step
                 place = None  # and with it the memory of what was saved
             for reached in walked(state, targets=targets, steps=steps, taken=taken, config=here):
                 yield _progress(reached, scale, len(sizes), config, before)
