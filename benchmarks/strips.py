@@ -4,8 +4,8 @@ python benchmarks/strips.py PHOTO PAINTING [--size 1024x1024] [--ways whole,512,
     [--repeats 7] [--weights FILE]
 
 A way is ``whole`` or the side of a strip, and behind a colon the blocks whose activations are
-computed again (all of them without it), or ``nested``. The ways take turns. Memory is what the compiler plans for
-value and gradient, without arguments and results.
+computed again (all of them without it), or ``nested``. The ways take turns. Memory is what the
+compiler plans for value and gradient, without arguments and results.
 """
 
 import argparse
