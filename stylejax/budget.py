@@ -25,6 +25,9 @@ _GIGA = 1e9
 _BASE = 0.45 * _GIGA
 # What a scale's compiled programs leave behind; those before a scale in strips are forgotten.
 _PROGRAMS = 0.07 * _GIGA
+# What the compiler holds while it works, which it does beside the state of a scale in strips; less
+# where it finds its programs compiled.
+_COMPILING = 0.6 * _GIGA
 # Pictures that a step has at a time, beside the pairs: variables, gradient, direction, the trial,
 # what the canvas's transform and the total variation are made of, the photo, the paintings.
 _PICTURES = 18
@@ -51,6 +54,7 @@ class Need(NamedTuple):
       pictures: everything else of the picture's size.
       targets: the photo's features at the content layers.
       activations: of the evaluation.
+      compiling: what the compiler takes more than these, where it works beside the state.
     """
 
     program: float
@@ -59,6 +63,7 @@ class Need(NamedTuple):
     pictures: float
     targets: float
     activations: float
+    compiling: float
 
     @property
     def total(self) -> float:
@@ -91,6 +96,7 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
     )
     cut = config.strip_rows(*size) is not None
     programs = 1 if cut else len(config.sizes(*size))
+    activations = _activations(config, size, params, architecture, lanes(device)) / shares
     return Need(
         program=_BASE + programs * _PROGRAMS,
         # On CPU wide kernels are there a second time, four times as large.
@@ -98,7 +104,8 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
         pairs=_kept(config.optimizer) * picture,
         pictures=(_PICTURES_IN_STRIPS if cut else _PICTURES) * picture,
         targets=targets / shares,
-        activations=_activations(config, size, params, architecture, lanes(device)) / shares,
+        activations=activations,
+        compiling=max(0.0, _COMPILING - activations) * (cut and on_host),
     )
 
 
@@ -196,7 +203,10 @@ def least(
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    needs = {way: need(way, size, params, device=device).total for way in in_strips(config)}
+    needs = {}
+    for way in in_strips(config):
+        needed = need(way, size, params, device=device)
+        needs[way] = needed.total - needed.compiling  # which comes once, and is there for any way
     enough = _HARDLY_MORE * min(needs.values())
     config = next(way for way, needed in needs.items() if needed <= enough)
     return next(_narrower(config), config)

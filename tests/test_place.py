@@ -83,6 +83,15 @@ def test_the_rest_is_the_same(whole, name, number, at):
     assert_same(found[0]._replace(history=None), expected[0]._replace(history=None))
 
 
+def test_the_rest_is_the_same_in_strips():
+    config = dataclasses.replace(CONFIG, strip=16)
+    whole = [*run(config)]
+    place = whole[5].place
+    assert config.strip_rows(20, 27) and (place.scale, place.step) == (1, 4)
+    *_, last = run(config, resume=place)
+    assert_same(last, whole[-1])
+
+
 def test_a_place_can_be_used_twice(whole):
     place = whole["lbfgs"][4].place
     on_device = place._replace(state=jax.tree.map(jax.numpy.asarray, place.state))
