@@ -149,7 +149,7 @@ class Run(NamedTuple):
 
 
 def _shown(state: State) -> Run:
-    return Run(*state[: len(Run._fields)])
+    return Run(*(getattr(state, name) for name in Run._fields))
 
 
 @partial(jax.jit, static_argnums=0)
