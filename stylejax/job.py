@@ -129,7 +129,8 @@ def make(
             break
         saving = saving and last.place is not None
         if saving and hosts.any_of_them(time.monotonic() >= due):
-            new = not resumption.save(job.given, kept(last))
+            # Agreed upon: of a save that failed the first process alone knows.
+            new = bool(hosts.any_of_them(not resumption.save(job.given, kept(last))))
             due = time.monotonic() + resumption.seconds(job.given)
     saved = saving and (not new or resumption.save(job.given, kept(last)))
     size = (job.content.shape[0], job.content.shape[1])

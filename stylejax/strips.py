@@ -9,7 +9,8 @@ first and after the last are what the padding says, at every convolution.
 Sums over positions are carried from strip to strip. Their gradient runs through the strips from
 the last to the first, and hands the kept rows' cotangents from each to the one before it. For it
 the activations of the first blocks, the largest, are computed again, strip by strip; those of the
-later ones may be kept.
+later ones may be kept. Of a high picture the rows that strips hand on are most of what is kept;
+nested, a few strips' are, and the others' are computed again as well.
 """
 
 import math
