@@ -3,11 +3,12 @@
 python benchmarks/compare_presets.py --photos FOLDER --paintings FOLDER --keep FOLDER
     [--size 512] [--presets default,gatys2015,...] [--statistics gram,wasserstein,...]
 
-Every preset gets the same work, counted in evaluations times pixels, as the first one takes with
-its own settings: the steps of all its scales are multiplied by one factor. ``style`` is the
-squared Wasserstein distance at relu1_1, relu2_1, ..., relu5_1, relative to the painting's variance,
-its mean over layers; ``content`` the relative squared error at relu4_2; both on the original
-VGG-19 with repeated borders. ``grain`` is the mean square of what a 3x3 mean takes away.
+Every preset gets the processors' seconds that the first one takes with its own settings: the steps
+of all its scales are multiplied by one factor, found from its run before, or for its first from a
+trial of a quarter of the work. ``style`` is the squared Wasserstein distance at relu1_1, relu2_1,
+..., relu5_1, relative to the painting's variance, its mean over layers; ``content`` the relative
+squared error at relu4_2; both on the original VGG-19 with repeated borders. ``grain`` is the mean
+square of what a 3x3 mean takes away.
 ``seconds`` are the processors', so that they hold beside other work too.
 """
 
@@ -34,6 +35,8 @@ from stylejax.sheet import sheet
 from stylejax.statistics import RELATIVE_WASSERSTEIN
 from stylejax.transfer import iterate
 
+# The part of a preset's work that is tried before its first run, to learn how long it takes.
+TRIAL = 0.25
 JUDGE = Config(style_statistic=RELATIVE_WASSERSTEIN)
 
 
@@ -79,19 +82,34 @@ def judge(params: Any, photo: np.ndarray, painting: np.ndarray) -> Any:
     return score
 
 
-def render(params: Any, preset: Preset, photo: np.ndarray, painting: np.ndarray) -> Any:
-    """The picture, its evaluations and the processors' seconds it took, all cores' together."""
+class Run(NamedTuple):
+    """A picture, and what it took."""
+
+    image: np.ndarray
+    evaluations: int
+    seconds: float
+    rate: float
+    """Processors' seconds, all cores' together, per evaluation and pixel."""
+
+
+def render(
+    params: Any, preset: Preset, photo: np.ndarray, painting: np.ndarray, wanted: float
+) -> Run:
+    """A preset's picture with as many evaluations times pixels as wanted."""
+    size = (photo.shape[0], photo.shape[1])
+    config = with_work(preset.config, size, wanted)
     began = time.process_time()
     for progress in iterate(
         params,
         photo,
         [painting],
-        config=preset.config,
+        config=config,
         loss_weights=preset.loss_weights,
         key=jax.random.key(0),
     ):
         last = progress
-    return last.image, last.evaluations, time.process_time() - began
+    seconds = time.process_time() - began
+    return Run(last.image, last.evaluations, seconds, seconds / work(config, size))
 
 
 def candidates(names: Sequence[str], statistics: Sequence[str]) -> dict[str, Preset]:
@@ -124,28 +142,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     given.keep.mkdir(parents=True, exist_ok=True)
     loaded = weights.load(weights.resolve(given.weights))
     tried = candidates(given.presets.split(","), [s for s in given.statistics.split(",") if s])
+    first = next(iter(tried.values()))
     networks = {name: prepare(preset, loaded) for name, preset in tried.items()}
     pairs = islice(product(listed(given.photos), listed(given.paintings)), given.pairs)
     rows: list[dict[str, Any]] = []
+    rates: dict[str, float] = {}
     for photo_file, painting_file in pairs:
         photo, painting = load(photo_file, given.size), load(painting_file, given.size)
-        size = (photo.shape[0], photo.shape[1])
         score = judge(loaded, photo, painting)
-        wanted = work(next(iter(tried.values())).config, size)
-        pictures, labels, pair = [photo, painting], ["photo", "painting"], []
+        given_work = work(first.config, (photo.shape[0], photo.shape[1]))
+        pair: list[dict[str, Any]] = []
+        pictures, labels = [photo, painting], ["photo", "painting"]
         for name, preset in tried.items():
-            same = preset._replace(config=with_work(preset.config, size, wanted))
-            image, evaluations, seconds = render(networks[name], same, photo, painting)
+            make = partial(render, networks[name], preset, photo, painting)
+            if not pair:
+                run = make(given_work)
+                limit = run.seconds
+            else:
+                run = make(limit / (rates.get(name) or make(TRIAL * given_work).rate))
+            rates[name] = run.rate
             row = {
                 "pair": f"{photo_file.stem}-{painting_file.stem}",
                 "preset": name,
-                **score(image)._asdict(),
-                "evaluations": evaluations,
-                "seconds": round(seconds, 1),
+                **score(run.image)._asdict(),
+                "evaluations": run.evaluations,
+                "seconds": round(run.seconds, 1),
             }
             print(said(row), flush=True)
             pair.append(row)
-            pictures.append(np.clip(image, 0, 1))
+            pictures.append(np.clip(run.image, 0, 1))
             labels.append(f"{name}: style {row['style']:.3f}, content {row['content']:.3f}")
         rows += pair
         images.save(given.keep / f"{rows[-1]['pair']}.png", sheet([pictures], columns=labels))
