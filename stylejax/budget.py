@@ -7,15 +7,16 @@ was measured (docs/scale.md) and is in the constants below.
 
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from stylejax import memory, strips, vgg
+from stylejax import memory, scale, strips, vgg
 from stylejax.config import Config
 from stylejax.optimizers import JaxoptLbfgs, JaxoptLbfgsb, Lbfgs
 
@@ -40,8 +41,15 @@ _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
 _HARDLY_MORE = 1.05
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
-# Of the direct convolutions' operations, so many multiply-adds a second as in a matrix product.
-_EFFICIENCY = 0.9
+# The side of the picture that is timed, and how often; accelerators want more work at a time.
+_TRIED_ON_CPU, _TRIED, _TRIALS = 256, 1024, 3
+# A step's time of its network's: statistics, the photo's features, canvas, L-BFGS.
+_BESIDE = 1.15
+# Evaluations of a step where a line search may reject some.
+_SEARCHING = 1.1
+# What compiling delays a scale, of the trial's compilation: as a whole, beside the scale before,
+# and in strips, which wait for it.
+_DELAY, _DELAY_IN_STRIPS = 2, 10
 
 
 class Need(NamedTuple):
@@ -130,11 +138,9 @@ def _activations(
             size, config.layers, architecture, lanes=lanes, pool=config.pool
         )
 
-    rows = config.strip_rows(*size)
-    if rows is None:
+    cut = _cut(config, size, params)
+    if cut is None:
         return whole(size)
-    network = strips.Network(config.pool, config.padding, config.precision)
-    cut = strips.cut(params, size, config.layers, rows, network, nested=config.nested)
     part = (cut.stages["input"].rows, size[1])
     # The rows that each strip hands on are kept for the gradient, and so are activations that
     # shall not be computed again.
@@ -295,38 +301,84 @@ def gigabytes(count: float) -> str:
     return f"{count / _GIGA:.1f} GB"
 
 
-def operations(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
-    """Floating-point operations of a whole run's direct convolutions, one evaluation a step."""
-    architecture = vgg.architecture_of(params)
+def work(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
+    """Pixels that the network goes through forwards and backwards in a run.
+
+    Every scale evaluates its start, and then once in each step, or hardly more where a line search
+    rejects some trials. In strips the network goes forwards a second time for the gradient, nested
+    a third time, and through what lies below the picture.
+    """
     sizes = config.sizes(*size)
+    optimizer = config.optimizer
+    a_step = _SEARCHING if isinstance(optimizer, Lbfgs) and optimizer.line_search else 1
     total = 0.0
-    for scale, (height, width) in enumerate(sizes):
-        through = list(memory.stages((height, width), config.layers, architecture))
-        once = sum(
-            2 * 9 * before.channels * after.channels * after.height * after.width
-            for before, after in pairwise(through)
-            if after.layer.startswith("relu")
-        )
-        # Forwards, backwards, and forwards again in strips.
-        passes = 2 if config.strip_rows(height, width) is None else 3 + config.nested
-        total += passes * once * config.steps_at(scale, len(sizes))
+    for number, (height, width) in enumerate(sizes):
+        evaluations = 1 + a_step * config.steps_at(number, len(sizes))
+        cut = _cut(config, (height, width), params)
+        if cut is None:
+            total += evaluations * height * width
+        else:
+            rows = cut.number * cut.stages["input"].rows
+            total += evaluations * rows * width * (3 + config.nested) / 2
     return total
 
 
-def seconds(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
-    """How long a run takes about, by this device's speed in a matrix product, measured here."""
-    side = 1024
-    matrix = jnp.ones((side, side))
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision=config.precision))
-    jax.block_until_ready(product(matrix))
-    taken = []
-    for _ in range(5):
+def _cut(config: Config, size: tuple[int, int], params: vgg.Params) -> strips.Cut | None:
+    """The strips of a picture; None where it is evaluated as a whole."""
+    rows = config.strip_rows(*size)
+    if rows is None:
+        return None
+    network = strips.Network(config.pool, config.padding, config.precision)
+    return strips.cut(params, size, config.layers, rows, network, nested=config.nested)
+
+
+def seconds(
+    config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None
+) -> float:
+    """How long a run takes about on a device, by what its network takes on a small picture there.
+
+    Compiles that and runs it a few times, some seconds on a CPU. How long compiling took says how
+    long the scales' programs will take, unless it was found compiled and they are not.
+    """
+    device = device or jax.local_devices()[0]
+    on_host = device.platform == "cpu"
+    side = _TRIED_ON_CPU if on_host else _TRIED
+    with jax.default_device(device):
+        at_hand = scale.at_hand(params)
+        image = jnp.full((side, side, 3), 0.5)
+        traced = jax.jit(partial(_gradient, config=config)).lower(image, at_hand)
         began = time.perf_counter()
-        jax.block_until_ready(product(matrix))
-        taken.append(time.perf_counter() - began)
-    rate = 2 * side**3 / min(taken)
+        gradient = traced.compile()
+        compiling = time.perf_counter() - began
+        taken = []
+        for _ in range(_TRIALS + 1):
+            began = time.perf_counter()
+            jax.block_until_ready(gradient(image, at_hand))
+            taken.append(time.perf_counter() - began)
+    pixel = statistics.median(taken[1:]) / side**2
     # Devices of a CPU share its cores, of which one had all.
     together = 1 if config.mesh is None else config.mesh.size
-    if jax.default_backend() == "cpu":
+    if on_host:
         together = jax.process_count()
-    return operations(config, size, params) * _EFFICIENCY / (rate * together)
+    delays = sum(
+        _DELAY if config.strip_rows(*each) is None else _DELAY_IN_STRIPS
+        for each in config.sizes(*size)
+    )
+    return work(config, size, params) * pixel * _BESIDE / together + delays * compiling
+
+
+def _gradient(image: jax.Array, params: vgg.Params, *, config: Config) -> jax.Array:
+    """Of the sum of squares of all features that the run compares."""
+
+    def total(image: jax.Array) -> jax.Array:
+        found = vgg.features(
+            params,
+            image,
+            config.layers,
+            pool=config.pool,
+            padding=config.padding,
+            precision=config.precision,
+        )
+        return sum((jnp.vdot(x, x) for x in found.values()), jnp.zeros(()))
+
+    return jax.grad(total)(image)

@@ -209,7 +209,7 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
         return
     needed = budget.need(config, size, job.params, device=job.device)
     told = budget.described(config, size, needed, budget.available(job.device))
-    seconds = display.duration(budget.seconds(config, size, job.params))
+    seconds = display.duration(budget.seconds(config, size, job.params, device=job.device))
     console.print(f"{told}, about {seconds}", soft_wrap=True, highlight=False)
 
 

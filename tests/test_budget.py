@@ -125,11 +125,27 @@ def test_a_tpu_pads_channels_and_needs_no_evaluated_kernels(params):
     assert tpu.activations > 1.5 * cpu.activations
 
 
-def test_operations_by_hand():
+def test_work_by_hand():
+    params = vgg.random_params(jax.random.key(0))
+    steps = Lbfgs(line_search=False)
+    one = Config(content_layers=(), style_layers=("relu1_1",), scales=1, steps=10, optimizer=steps)
+    assert budget.work(one, (64, 48), params) == 11 * 64 * 48
+    searching = dataclasses.replace(one, optimizer=Lbfgs())
+    assert budget.work(searching, (64, 48), params) == pytest.approx(12 * 64 * 48)
+    two = dataclasses.replace(one, scales=2, steps_per_scale=(5, 10))
+    assert budget.work(two, (64, 48), params) == 11 * 64 * 48 + 6 * 45 * 34
+    # Three rows of 48 to a strip, and one strip below brings out the row that relu1_1 lags behind.
+    cut = dataclasses.replace(one, strip=12)
+    assert budget.work(cut, (64, 48), params) == 11 * 66 * 48 * 3 / 2
+    nested = dataclasses.replace(cut, nested=True)
+    assert budget.work(nested, (64, 48), params) >= 11 * 66 * 48 * 2
+
+
+def test_seconds_are_measured_where_the_run_is():
     params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
     config = Config(content_layers=(), style_layers=("relu2_1",), scales=1, steps=10)
-    # 16x16: conv1_1 3 -> 4 at 256 positions, conv2_1 4 -> 8 at 64; forwards and backwards.
-    assert budget.operations(config, (16, 16), params) == 10 * 2 * 2 * 9 * (12 * 256 + 32 * 64)
+    found = budget.seconds(config, (16, 16), params, device=jax.devices("cpu")[0])
+    assert 0 < found < 60
 
 
 def test_what_is_at_hand():
