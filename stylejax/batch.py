@@ -25,7 +25,7 @@ from stylejax import (
     images,
     job,
     options,
-    pairs,
+    pairing,
     plan,
     plots,
     record,
@@ -36,7 +36,7 @@ from stylejax import (
 from stylejax.commands import option, parse, sharing, whole, words
 from stylejax.config import Config
 from stylejax.files import replacing
-from stylejax.pairs import Pair
+from stylejax.pairing import Pair
 from stylejax.work import Row, Task
 
 TABLE = "batch.csv"
@@ -199,7 +199,7 @@ def prepared(given: dict[str, Any], command: Callable[..., Any]) -> Plan:
         own = work.anywhere(given)
         own |= {"output": given["output"].absolute()}
         found = [(photo.absolute(), style.absolute()) for photo, style in found]
-    listed = pairs.named(found, own["output"], f".{given['format']}")
+    listed = pairing.named(found, own["output"], f".{given['format']}")
     shared = {**own, "output": None}
     return Plan(own, Task(shared, tuple(words(command, shared)), (), 1, network), listed)
 
@@ -240,7 +240,7 @@ def _found(given: dict[str, Any]) -> list[tuple[Path, Path]]:
     if table is not None:
         if photos is not None:
             raise ValueError("--pairs names photos and styles; give no PHOTOS and STYLES beside it")
-        found = pairs.table(table)
+        found = pairing.table(table)
     elif photos is None or styles is None:
         raise ValueError("give PHOTOS and STYLES, a folder or a file each, or --pairs FILE")
     else:
@@ -251,8 +251,8 @@ def _found(given: dict[str, Any]) -> list[tuple[Path, Path]]:
                     f"--output {folder} is a folder of inputs, of which the pictures would be "
                     "some; choose another"
                 )
-        found = pairs.product(
-            pairs.files(photos, what="PHOTOS"), pairs.files(styles, what="STYLES")
+        found = pairing.product(
+            pairing.files(photos, what="PHOTOS"), pairing.files(styles, what="STYLES")
         )
     return found
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from stylejax import companions, display, images, job, lanes, options, plan, record, sweeps, weights
-from stylejax.pairs import Pair
+from stylejax.pairing import Pair
 
 # What differs between the pictures of a call: pixels, and masks, which follow them.
 VARYING = ("content", "styles", "guides")

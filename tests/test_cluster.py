@@ -12,7 +12,7 @@ import pytest
 from test_batch import SHARED, alone, rows, source  # noqa: F401, fixtures
 
 from stylejax import cli, cluster, images, work
-from stylejax.pairs import Pair
+from stylejax.pairing import Pair
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

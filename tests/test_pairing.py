@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from stylejax import pairs
+from stylejax import pairing
 
 
 def names(found, suffix=".png"):
     found = [(Path(photo), Path(style)) for photo, style in found]
-    return [pair.output.name for pair in pairs.named(found, Path("out"), suffix)]
+    return [pair.output.name for pair in pairing.named(found, Path("out"), suffix)]
 
 
 def test_names():
@@ -41,27 +41,27 @@ def test_files_of_a_folder(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "inner.png").mkdir()
     (tmp_path / "inner.png" / "d.png").touch()
-    assert [path.name for path in pairs.files(tmp_path, what="PHOTOS")] == wanted
-    assert pairs.files(tmp_path / "notes.txt", what="PHOTOS") == [tmp_path / "notes.txt"]
+    assert [path.name for path in pairing.files(tmp_path, what="PHOTOS")] == wanted
+    assert pairing.files(tmp_path / "notes.txt", what="PHOTOS") == [tmp_path / "notes.txt"]
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"STYLES .*none.: no picture lies in this folder"):
-        pairs.files(tmp_path / "none", what="STYLES")
+        pairing.files(tmp_path / "none", what="STYLES")
     with pytest.raises(FileNotFoundError, match=r"PHOTOS .*gone.: there is no such"):
-        pairs.files(tmp_path / "gone", what="PHOTOS")
+        pairing.files(tmp_path / "gone", what="PHOTOS")
 
 
 def test_a_table(tmp_path):
     table = tmp_path / "pairs.csv"
     lines = ["note, Style ,PHOTO", "x,s.png,a.jpg", ',"sub/t, u.png",/root.jpg', "y,s.png,a.jpg"]
     table.write_text("\n".join(lines), encoding="utf-8-sig")
-    assert pairs.table(table) == [
+    assert pairing.table(table) == [
         (tmp_path / "a.jpg", tmp_path / "s.png"),
         (Path("/root.jpg"), tmp_path / "sub/t, u.png"),
     ]
-    assert pairs.product([Path("a"), Path("b")], [Path("s")]) == [
+    assert pairing.product([Path("a"), Path("b")], [Path("s")]) == [
         (Path("a"), Path("s")),
         (Path("b"), Path("s")),
     ]
     table.write_text("photo,style\na.png\n")
     with pytest.raises(ValueError, match="line 2 names no photo or no style"):
-        pairs.table(table)
+        pairing.table(table)
