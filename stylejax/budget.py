@@ -6,6 +6,7 @@ was measured (docs/scale.md) and is in the constants below.
 """
 
 import dataclasses
+import math
 import os
 import statistics
 import time
@@ -198,7 +199,33 @@ def in_strips(config: Config) -> Iterator[Config]:
     for nested in (False, True)[config.nested :]:
         for side in _SIDES:
             if config.strip is None or side < config.strip or nested > config.nested:
-                yield dataclasses.replace(config, strip=side, nested=nested)
+                yield dataclasses.replace(config, strip=side, strip_above=None, nested=nested)
+
+
+def with_coarser_whole(
+    config: Config,
+    size: tuple[int, int],
+    params: vgg.Params,
+    limit: float,
+    *,
+    device: Any = None,
+) -> Config:
+    """The config with those coarser scales as a whole that fit beside what compiles the next.
+
+    Scales in strips take half as long again, and wait for their compilation besides.
+    """
+    if config.strip_rows(*size) is None:
+        return config
+    device = device or jax.devices()[0]
+    room = limit - _COMPILING * (device.platform == "cpu")
+    for coarser in reversed(config.sizes(*size)[:-1]):
+        if config.strip_rows(*coarser) is None:
+            break
+        side = math.isqrt(coarser[0] * coarser[1] - 1) + 1
+        way = dataclasses.replace(config, strip_above=side)
+        if need(way, coarser, params, device=device).total <= room:
+            return way
+    return config
 
 
 def least(
@@ -215,7 +242,9 @@ def least(
         needs[way] = needed.total - needed.compiling  # which comes once, and is there for any way
     enough = _HARDLY_MORE * min(needs.values())
     config = next(way for way, needed in needs.items() if needed <= enough)
-    return next(_narrower(config), config)
+    config = next(_narrower(config), config)
+    limit = need(config, size, params, device=device).total
+    return with_coarser_whole(config, size, params, limit, device=device)
 
 
 def _narrower(config: Config) -> Iterator[Config]:
@@ -273,7 +302,7 @@ def fitting(
     for way in ways(config, size, params, device=device):
         found = need(way, size, params, device=device)
         if found.total <= limit:
-            return way
+            return with_coarser_whole(way, size, params, limit, device=device)
     raise ValueError(
         f"{size[1]}x{size[0]} takes about {gigabytes(found.total)} at the least and there are "
         f"{gigabytes(limit)}; take a smaller --size"

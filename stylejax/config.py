@@ -78,6 +78,8 @@ class Config:
       strip: side of a square with as many pixels as are in memory at a time, with their
         activations, see ``strips``; scales with no more pixels are evaluated as a whole, as all are
         for None. The picture is the same; losses must be sums over positions.
+      strip_above: side of a square; scales with no more pixels are evaluated as a whole all the
+        same. None is ``strip``. Coarser scales often fit where the last does not.
       recompute: in strips, of so many blocks activations are computed again for the gradient; None
         is all, 0 keeps all of the whole picture.
       nested: in strips, whether the rows that strips hand on are kept for the gradient for a few of
@@ -113,6 +115,7 @@ class Config:
     carry: bool = False
     photorealism: bool = False
     strip: int | None = None
+    strip_above: int | None = None
     recompute: int | None = None
     nested: bool = False
     mesh: Mesh | None = None
@@ -193,13 +196,15 @@ class Config:
             )
 
     def _check_strips(self) -> None:
-        for name, least in (("strip", vgg.minimum_size(self.layers)), ("recompute", 0)):
+        smallest = vgg.minimum_size(self.layers)
+        above = ("strip_above", self.strip or 0)
+        for name, least in (("strip", smallest), above, ("recompute", 0)):
             value = getattr(self, name)
             if value is not None and not (float(value).is_integer() and value >= least):
                 raise ValueError(f"{name} is {value}; it must be a whole number from {least} on")
         if self.strip is None:
-            for name, value in (("recompute", self.recompute), ("nested", self.nested or None)):
-                if value is not None:
+            for name in ("strip_above", "recompute", "nested"):
+                if (value := getattr(self, name)) not in (None, False):
                     raise ValueError(
                         f"{name} is {value} without strips; give strip, or leave it out"
                     )
@@ -307,8 +312,9 @@ class Config:
 
         >>> Config(strip=512).strip_rows(512, 512), Config(strip=512).strip_rows(3072, 4096)
         (None, 64)
+        >>> Config(strip=512, strip_above=1024).strip_rows(1024, 1024)
         """
-        if self.strip is None or height * width <= self.strip**2:
+        if self.strip is None or height * width <= (self.strip_above or self.strip) ** 2:
             return None
         least = vgg.minimum_size(self.layers)
         return max(1, self.strip**2 // width // least) * least

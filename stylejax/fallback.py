@@ -100,6 +100,10 @@ def surviving(
         left = rest(config, size, last)
         done = scales - len(left.sizes(*size))
         config = dataclasses.replace(
-            left, strip=way.strip, nested=way.nested, optimizer=way.optimizer
+            left,
+            strip=way.strip,
+            strip_above=way.strip_above,
+            nested=way.nested,
+            optimizer=way.optimizer,
         )
         last, fell = None, True

@@ -15,7 +15,7 @@ from stylejax.objective import DEFAULT_WEIGHTS, LossWeights
 from stylejax.scale import Array
 
 # How an evaluation is gone about, as memory allows: nothing but rounding depends on it.
-_WAYS = ("strip", "recompute", "nested", "mesh", "height")
+_WAYS = ("strip", "strip_above", "recompute", "nested", "mesh", "height")
 
 
 def fingerprint(

@@ -80,6 +80,24 @@ def test_least_is_hardly_more_than_the_smallest_strip_takes_with_pairs_of_bfloat
     assert adam.strip and adam.optimizer == Adam()
 
 
+def test_coarser_scales_are_whole_where_they_fit(params):
+    least = budget.least(Config(), SIZE, params)
+    limit = budget.need(least, SIZE, params).total
+    sizes = least.sizes(*SIZE)
+    whole = [least.strip_rows(*size) is None for size in sizes]
+    assert whole == sorted(whole, reverse=True) and not whole[-1]
+    assert least.strip_above > 1.5 * least.strip
+    for size, is_whole in zip(sizes, whole, strict=True):
+        way = least if is_whole else dataclasses.replace(least, strip_above=max(size))
+        assert (budget.need(way, size, params).total <= limit) >= is_whole
+    # 4 GB have more room than the least takes.
+    assert budget.fitting(least, SIZE, params, 2 * limit).strip_above > least.strip_above
+    # Nothing is as a whole that would be in the way of the last scale's compilation.
+    tight = budget.with_coarser_whole(Config(strip=256), SIZE, params, 0.0)
+    assert tight == Config(strip=256)
+    assert budget.with_coarser_whole(Config(), SIZE, params, limit) == Config()
+
+
 def test_one_line(params):
     config = Config(strip=512, optimizer=Lbfgs(memory=8, memory_dtype="bfloat16"))
     needed = budget.need(config, SIZE, params)

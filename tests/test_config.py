@@ -40,6 +40,7 @@ OTHER = {
     "carry": True,
     "photorealism": True,
     "strip": 512,
+    "strip_above": 1024,
     "recompute": 2,
     "nested": True,
     "mesh": devices.mesh(1),
@@ -49,7 +50,7 @@ OTHER = {
 
 # Of a list and a rule only one may be given, and strips want sums.
 WITHOUT_LISTS = {n: v for n, v in OTHER.items() if n not in ("scale_sizes", "steps_per_scale")}
-STRIPS = ("strip", "recompute", "nested")
+STRIPS = ("strip", "strip_above", "recompute", "nested")
 WITHOUT_LISTS = {n: v for n, v in WITHOUT_LISTS.items() if n not in STRIPS}
 WITHOUT_RULES = {n: v for n, v in OTHER.items() if n not in ("scales", "coarse_steps", *STRIPS)}
 
@@ -73,7 +74,7 @@ def test_every_field_counts(field):
     if field in ("carry", "normalise_gradients"):
         other["optimizer"] = Adam()
         assert Config(**other) != Config(optimizer=Adam())
-    if field in ("recompute", "nested"):
+    if field in STRIPS[1:]:
         other["strip"] = 512
         assert Config(**other) != Config(strip=512)
     assert Config(**other) != Config()

@@ -258,6 +258,9 @@ def test_a_small_scale_is_not_cut():
     assert config.strip_rows(512, 512) is None
     assert config.strip_rows(513, 512) == 512
     assert config.strip_rows(100, 10_000_000) == 16
+    larger = Config(strip=512, strip_above=700)
+    assert larger.strip_rows(700, 700) is None
+    assert larger.strip_rows(701, 700) == config.strip_rows(701, 700)
 
 
 REFUSED = {
@@ -266,6 +269,8 @@ REFUSED = {
     "norms are of whole layers": dict(normalise_gradients=True, optimizer=None),
     "strip is 8; it must be a whole number from 16 on": dict(strip=8),
     "recompute is -1": dict(recompute=-1),
+    "strip_above is 500; it must be a whole number from 512 on": dict(strip_above=500),
+    "strip_above is 512 without strips": dict(strip=None, strip_above=512),
 }
 
 
