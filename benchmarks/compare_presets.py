@@ -9,7 +9,8 @@ trial of a quarter of the work. ``style`` is the squared Wasserstein distance at
 ..., relu5_1, relative to the painting's variance, its mean over layers; ``content`` the relative
 squared error at relu4_2; both on the original VGG-19 with repeated borders. ``grain`` is the mean
 square of what a 3x3 mean takes away.
-``seconds`` are the processors', so that they hold beside other work too.
+``seconds`` are the processors', so that they hold beside other work too. Run again with the same
+folder it goes on with the pairs that are missing.
 """
 
 import argparse
@@ -122,6 +123,15 @@ def candidates(names: Sequence[str], statistics: Sequence[str]) -> dict[str, Pre
     return found
 
 
+def earlier(table: Path) -> list[dict[str, Any]]:
+    """The rows of pairs that are done."""
+    if not table.exists():
+        return []
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v if k in ("pair", "preset") else float(v) for k, v in row.items()} for row in rows]
+
+
 def said(row: dict[str, Any]) -> str:
     """A row of numbers as text."""
     return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
@@ -145,9 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = next(iter(tried.values()))
     networks = {name: prepare(preset, loaded) for name, preset in tried.items()}
     pairs = islice(product(listed(given.photos), listed(given.paintings)), given.pairs)
-    rows: list[dict[str, Any]] = []
+    table = given.keep / "numbers.csv"
+    rows = earlier(table)
+    done = {row["pair"] for row in rows}
     rates: dict[str, float] = {}
     for photo_file, painting_file in pairs:
+        title = f"{photo_file.stem}-{painting_file.stem}"
+        if title in done:
+            continue
         photo, painting = load(photo_file, given.size), load(painting_file, given.size)
         score = judge(loaded, photo, painting)
         given_work = work(first.config, (photo.shape[0], photo.shape[1]))
@@ -162,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run = make(limit / (rates.get(name) or make(TRIAL * given_work).rate))
             rates[name] = run.rate
             row = {
-                "pair": f"{photo_file.stem}-{painting_file.stem}",
+                "pair": title,
                 "preset": name,
                 **score(run.image)._asdict(),
                 "evaluations": run.evaluations,
@@ -173,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             pictures.append(np.clip(run.image, 0, 1))
             labels.append(f"{name}: style {row['style']:.3f}, content {row['content']:.3f}")
         rows += pair
-        images.save(given.keep / f"{rows[-1]['pair']}.png", sheet([pictures], columns=labels))
-        with open(given.keep / "numbers.csv", "w", newline="") as file:
+        images.save(given.keep / f"{title}.png", sheet([pictures], columns=labels))
+        with open(table, "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
