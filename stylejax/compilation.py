@@ -1,4 +1,4 @@
-"""Compiling the programs of all scales before they are needed."""
+"""Compiling the programs of scales before they are needed."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -40,7 +40,7 @@ def compiling(
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
       and it has the shapes of the scale's state.
       Where there are several hosts nothing is compiled ahead, and of scales in strips nothing
-      either: where memory is short, programs are not kept for later.
+      either: where memory is short, programs are not kept for later. See ``compile_scale``.
       What goes wrong in the thread goes wrong again, and is said, at those calls.
     """
     if jax.process_count() > 1:
@@ -63,6 +63,43 @@ def compiling(
         yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def compile_scale(
+    params: vgg.Params,
+    content: Array,
+    styles: tuple[Array, ...],
+    start: Array | None,
+    loss_weights: LossWeights,
+    key: jax.Array,
+    guides: Guides | None,
+    *,
+    carried: State | None = None,
+    size: tuple[int, int],
+    length: int,
+    config: Config,
+) -> None:
+    """Compiles one scale's programs here and now, for calls to find.
+
+    Before there is a state beside which the compiler's memory would come to lie; what it held goes
+    back to the system.
+    """
+    given = (params, content, styles, start, loss_weights, key)
+    preparing = prepare.trace(*given, guides=guides, carried=carried, size=size, config=config)
+    _behind(preparing, params, loss_weights, length=length, config=config)
+    preparing.lower().compile()
+    allocator.give_back()
+
+
+def _behind(
+    preparing: Any, params: vgg.Params, loss_weights: LossWeights, *, length: int, config: Config
+) -> State:
+    """Compiles what comes after a traced ``prepare``; the shapes of the state that it makes."""
+    state, targets = preparing.out_info
+    state, targets = described(state, targets, config)
+    advance.lower(state, params, targets, loss_weights, 1, length=length, config=config).compile()
+    picture.lower(state, config=config).compile()
+    return state
 
 
 def _nothing() -> Future[Any]:
@@ -100,11 +137,7 @@ def _submit(
             # The scale before was this thread's work until now: there is nothing to wait for.
             ended = carried.result() if isinstance(carried, Future) else carried
             preparing = traced or trace(carried=ended)
-            state, targets = preparing.out_info
-            state, targets = described(state, targets, config)
-            step = (state, params, targets, loss_weights, 1)
-            advance.lower(*step, length=length, config=config).compile()
-            picture.lower(state, config=config).compile()
+            state = _behind(preparing, params, loss_weights, length=length, config=config)
             if not first:
                 preparing.lower().compile()
             allocator.give_back()

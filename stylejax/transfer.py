@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stylejax import arguments, colour, devices, vgg
-from stylejax.compilation import compiling
+from stylejax.compilation import compile_scale, compiling
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
@@ -270,6 +270,8 @@ def _pyramid(
             here = config.at(size)
             if here.strip_rows(*size) is not None:
                 forget()
+                shaped = (params, content, styles, picture, loss_weights, key, guides)
+                compile_scale(*shaped, carried=carried, size=size, length=every, config=here)
             state, targets = start(
                 picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
             )
