@@ -333,9 +333,10 @@ def gigabytes(count: float) -> str:
 def work(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
     """Pixels that the network goes through forwards and backwards in a run.
 
-    Every scale evaluates its start, and then once in each step, or hardly more where a line search
-    rejects some trials. In strips the network goes forwards a second time for the gradient, nested
-    a third time, and through what lies below the picture.
+    Every scale sees photo and painting once, forwards, evaluates its start, and then once in each
+    step, or hardly more where a line search rejects some trials. In strips the network goes
+    forwards a second time for the gradient, nested a third time, and through what lies below the
+    picture.
     """
     sizes = config.sizes(*size)
     optimizer = config.optimizer
@@ -344,6 +345,7 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
     for number, (height, width) in enumerate(sizes):
         evaluations = 1 + a_step * config.steps_at(number, len(sizes))
         cut = _cut(config, (height, width), params)
+        total += height * width
         if cut is None:
             total += evaluations * height * width
         else:
