@@ -27,8 +27,8 @@ _GIGA = 1e9
 _BASE = 0.45 * _GIGA
 # What a scale's compiled programs leave behind; those before a scale in strips are forgotten.
 _PROGRAMS = 0.07 * _GIGA
-# What the compiler holds while it works, which it does beside the state of a scale in strips; less
-# where it finds its programs compiled.
+# What the compiler leaves behind of what it held while it worked, where a scale is in strips; it is
+# measured, not explained: the state is made after the compiler has given back what it can.
 _COMPILING = 0.6 * _GIGA
 # Pictures that a step has at a time, beside the pairs: variables, gradient, direction, the trial,
 # what the canvas's transform and the total variation are made of, the photo, the paintings.
