@@ -43,7 +43,7 @@ _HARDLY_MORE = 1.05
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
 # The side of the picture that is timed, and how often; accelerators want more work at a time.
-_TRIED_ON_CPU, _TRIED, _TRIALS = 256, 1024, 3
+_TRIED_ON_CPU, _TRIED, _TRIALS = 256, 512, 3
 # A step's time of its network's: statistics, the photo's features, canvas, L-BFGS.
 _BESIDE = 1.15
 # Evaluations of a step where a line search may reject some.
@@ -63,7 +63,7 @@ class Need(NamedTuple):
       pictures: everything else of the picture's size.
       targets: the photo's features at the content layers.
       activations: of the evaluation.
-      compiling: what the compiler takes more than these, where it works beside the state.
+      compiling: what the compiler leaves behind more than these, at a scale in strips.
     """
 
     program: float

@@ -66,26 +66,13 @@ def compiling(
 
 
 def compile_scale(
-    params: vgg.Params,
-    content: Array,
-    styles: tuple[Array, ...],
-    start: Array | None,
-    loss_weights: LossWeights,
-    key: jax.Array,
-    guides: Guides | None,
-    *,
-    carried: State | None = None,
-    size: tuple[int, int],
-    length: int,
-    config: Config,
+    preparing: Any, params: vgg.Params, loss_weights: LossWeights, *, length: int, config: Config
 ) -> None:
-    """Compiles one scale's programs here and now, for calls to find.
+    """Compiles a scale's programs here and now, for calls to find, from its traced ``prepare``.
 
     Before there is a state beside which the compiler's memory would come to lie; what it held goes
     back to the system.
     """
-    given = (params, content, styles, start, loss_weights, key)
-    preparing = prepare.trace(*given, guides=guides, carried=carried, size=size, config=config)
     _behind(preparing, params, loss_weights, length=length, config=config)
     preparing.lower().compile()
     allocator.give_back()

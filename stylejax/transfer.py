@@ -256,11 +256,11 @@ def _pyramid(
         carried = gathered(reached.state, config=here) if config.carry else None
         first, place = first + 1, None
     elif first:
-        given = (params, content, styles, config, loss_weights, key, guides)
-        picture, carried = preceding(*given, size=sizes[first - 1])
+        picture, carried = preceding(
+            params, content, styles, config, loss_weights, key, guides, size=sizes[first - 1]
+        )
     if first == len(sizes):
         return
-    start = partial(prepare, params, content, styles)
     programs = partial(compiling, sizes=sizes[first:], length=every, config=config)
     shaped = (params, content, styles, picture, loss_weights, key, guides)
     with programs(*shaped, carried=carried) as compiled:
@@ -268,13 +268,13 @@ def _pyramid(
             wait([done])
             size, steps = sizes[scale], config.steps_at(scale, len(sizes))
             here = config.at(size)
+            given = (params, content, styles, picture, loss_weights, key)
+            named: Any = dict(guides=guides, carried=carried, size=size, config=here)
             if here.strip_rows(*size) is not None:
                 forget()
-                shaped = (params, content, styles, picture, loss_weights, key, guides)
-                compile_scale(*shaped, carried=carried, size=size, length=every, config=here)
-            state, targets = start(
-                picture, loss_weights, key, guides=guides, carried=carried, size=size, config=here
-            )
+                traced = prepare.trace(*given, **named)
+                compile_scale(traced, params, loss_weights, length=every, config=here)
+            state, targets = prepare(*given, **named)
             taken = None
             if place is not None:  # this is its scale
                 state, taken = restored(place.state, state), place.step
