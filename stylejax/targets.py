@@ -13,6 +13,7 @@ from stylejax.coefficients import LossWeights, style_shares
 from stylejax.config import Config
 from stylejax.devices import Rows
 from stylejax.guides import Carried, Guides, carry, fitted
+from stylejax.statistics.statistic import on_tile
 
 
 class Targets(NamedTuple):
@@ -179,7 +180,10 @@ def summarised(
 
     ``extent`` says how the features are spread over devices, if they are.
     """
-    accumulate = partial(halo.summary, config.statistics[layer], extent=extent)
+    statistic = config.statistics[layer]
+    if config.padding == "circular":
+        statistic = on_tile(statistic)
+    accumulate = partial(halo.summary, statistic, extent=extent)
     if mask is None:
         return (accumulate(features, None),)
     return tuple(accumulate(features, mask[:, :, region]) for region in range(mask.shape[2]))

@@ -496,8 +496,11 @@ def histogram_distance(F, A, weight=None, a_weight=None) -> float:
     return total / (M * F.shape[2])
 
 
-def _patches(F) -> list[Array]:
-    """`[3, 3, c]` around every position; beyond the border the nearest position repeats."""
+def _patches(F, *, tile=False) -> list[Array]:
+    """`[3, 3, c]` around every position.
+
+    Beyond the border the nearest position repeats; of a tile it goes on from the other side.
+    """
     F = _array(F)
     height, width, channels = F.shape
     found = []
@@ -506,17 +509,18 @@ def _patches(F) -> list[Array]:
             patch = np.zeros((3, 3, channels))
             for di in range(3):
                 for dj in range(3):
-                    i = min(max(row + di - 1, 0), height - 1)
-                    j = min(max(column + dj - 1, 0), width - 1)
-                    patch[di, dj] = F[i, j]
+                    i, j = row + di - 1, column + dj - 1
+                    if tile:
+                        i, j = i % height, j % width
+                    patch[di, dj] = F[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
             found.append(patch)
     return found
 
 
-def nearest_patches(F, A) -> list[int]:
+def nearest_patches(F, A, *, tile=False) -> list[int]:
     """For every patch of `F` the number of `A`'s with the largest cosine."""
     matches = []
-    for patch in _patches(F):
+    for patch in _patches(F, tile=tile):
         cosines = [
             float(np.sum(patch * other)) / math.sqrt(np.sum(patch**2) * np.sum(other**2))
             for other in _patches(A)
@@ -525,11 +529,12 @@ def nearest_patches(F, A) -> list[int]:
     return matches
 
 
-def patch_distance(F, A, weight=None) -> float:
-    """`sum_k w_k |P_k - Q_n(k)|^2` (CNNMRF's energy of style)."""
-    painted = _patches(A)
+def patch_distance(F, A, weight=None, *, tile=False) -> float:
+    """`sum_k w_k |P_k - Q_n(k)|^2` (CNNMRF's energy of style); `F` may be a tile."""
+    painted, own = _patches(A), _patches(F, tile=tile)
+    matches = nearest_patches(F, A, tile=tile)
     total = 0.0
-    for patch, match, w in zip(_patches(F), nearest_patches(F, A), _counts(F, weight), strict=True):
+    for patch, match, w in zip(own, matches, _counts(F, weight), strict=True):
         total += w * float(np.sum((patch - painted[match]) ** 2))
     return total
 

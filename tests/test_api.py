@@ -64,6 +64,7 @@ BY_POSITION = {
     "statistics/moments.py:gram_sums": "`accumulate(features, weight)` of every statistic",
     "statistics/moments.py:moment_sums": "as gram_sums",
     "statistics/patches.py:patch_summary": "as gram_sums",
+    "statistics/patches.py:patch_summary_of_tile": "as gram_sums",
     "statistics/quantiles.py:channel_quantiles": "as gram_sums",
     "statistics/quantiles.py:direction_quantiles": "as gram_sums",
     "vgg.py:check_layers": "the network beside its layers",

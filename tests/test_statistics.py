@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from stylejax import Adam, Config, Lbfgs, LossWeights, iterate, statistics, stylize
 from stylejax.statistics import Statistic, mixed, moments, patches, quantiles
+from stylejax.statistics.statistic import on_tile
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -454,9 +455,32 @@ def test_the_nearest_patches_are_the_oracles(rng, monkeypatch, sizes):
     F, A = pair(rng, sizes)
     target = target_of(statistics.PATCHES, A)
     expected = reference.nearest_patches(F, A)
-    assert_array_equal(patches.nearest(F, target), expected)
+    framed = statistics.PATCHES.accumulate(jnp.asarray(F)).features
+    assert_array_equal(patches.nearest(framed, target), expected)
     monkeypatch.setattr(patches, "CHUNK", 5)  # does not divide the number of positions
-    assert_array_equal(patches.nearest(F, target), expected)
+    assert_array_equal(patches.nearest(framed, target), expected)
+
+
+@pytest.mark.parametrize("sizes", [SAME, OTHER, ((1, 1), (2, 3))])
+def test_a_tile_s_patches_go_on_from_its_other_side(rng, x64, sizes):
+    F, A = pair(rng, sizes)
+    weight = rng.uniform(size=F.shape[:2])
+    target = target_of(statistics.PATCHES, A)  # a painting is no tile
+    of_tile = on_tile(statistics.PATCHES)
+    expected = reference.patch_distance(F, A, weight, tile=True)
+    close(of_tile.distance(of_tile.accumulate(F, weight), target), expected)
+    rolled = of_tile.accumulate(np.roll(F, (1, 2), (0, 1)), np.roll(weight, (1, 2), (0, 1)))
+    close(of_tile.distance(rolled, target), expected)
+    both = statistics.mixed((statistics.GRAM, 1.0), (statistics.PATCHES, 0.5))
+    mixture = on_tile(both).accumulate(F, weight)
+    wanted = both.blend([both.accumulate(A)], np.ones(1))
+    gram = statistics.GRAM.distance(mixture[0], wanted[0])
+    close(both.distance(mixture, wanted), gram + 0.5 * expected)
+
+
+def test_only_patches_know_of_a_tile():
+    knowing = {name for name, s in STATISTICS.items() if on_tile(s) != s}
+    assert knowing == {name for name in STATISTICS if "patch" in STATISTICS[name].name}
 
 
 def test_large_paintings_are_thinned_out(rng, monkeypatch):
@@ -471,9 +495,10 @@ def test_large_paintings_are_thinned_out(rng, monkeypatch):
 def test_of_patches_alike_the_preferred_one_is_taken(rng):
     A = rng.normal(size=(3, 4, 5)).astype(np.float32)
     B = A + np.float32(1e-3) * rng.normal(size=A.shape).astype(np.float32)
+    framed = statistics.PATCHES.accumulate(A).features
     for shares, first in (((0.8, 0.2), 0), ((0.2, 0.8), 12)):
         target = target_of(statistics.PATCHES, A, B, shares=shares)
-        assert_array_equal(patches.nearest(A, target), np.arange(12) + first)
+        assert_array_equal(patches.nearest(framed, target), np.arange(12) + first)
 
 
 # Mixtures

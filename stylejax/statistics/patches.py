@@ -2,13 +2,13 @@
 
 Li and Wand, "Combining Markov Random Fields and Convolutional Neural Networks for Image Synthesis",
 2016 (CNNMRF). A patch is 3 x 3 positions of all channels, one around every position; beyond the
-border the border is repeated.
+border the border is repeated, of a tile the opposite one follows.
 """
 
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,12 @@ _PREFERENCE = 0.05
 
 
 class PatchSummary(NamedTuple):
-    """Features ``[h, w, c]`` and how often each position counts ``[h, w]``."""
+    """Features with a frame, and how often each position counts.
+
+    Attributes:
+      features: ``[h + 2, w + 2, c]``, with what is beyond the border.
+      weight: ``[h, w]``.
+    """
 
     features: jax.Array
     weight: jax.Array
@@ -49,25 +54,36 @@ class PatchTarget(NamedTuple):
 
 def patch_summary(features: jax.Array, weight: jax.Array | None = None) -> PatchSummary:
     """The features themselves: which patch is like which is known only beside the target."""
+    return _framed(features, weight, "edge")
+
+
+def patch_summary_of_tile(features: jax.Array, weight: jax.Array | None = None) -> PatchSummary:
+    """The same of a picture whose opposite borders are neighbours."""
+    return _framed(features, weight, "wrap")
+
+
+def _framed(
+    features: jax.Array, weight: jax.Array | None, beyond: Literal["edge", "wrap"]
+) -> PatchSummary:
     if weight is None:
         weight = jnp.ones(features.shape[:2], features.dtype)
-    return PatchSummary(features, weight)
+    return PatchSummary(jnp.pad(features, ((1, 1), (1, 1), (0, 0)), mode=beyond), weight)
 
 
-def _padded(features: jax.Array) -> jax.Array:
-    return jnp.pad(features, ((1, 1), (1, 1), (0, 0)), mode="edge")
+def patches(framed: jax.Array, step: int) -> jax.Array:
+    """Every ``step``-th patch ``[n, 3, 3, c]`` in both directions, row by row.
 
-
-def patches(features: jax.Array, step: int) -> jax.Array:
-    """Every ``step``-th patch ``[n, 3, 3, c]`` of ``[h, w, c]`` in both directions, row by row."""
-    height, width, channels = features.shape
-    padded = _padded(features)
+    Args:
+      framed: features ``[h + 2, w + 2, c]``.
+      step: positions from one patch to the next.
+    """
+    height, width = framed.shape[0] - 2, framed.shape[1] - 2
     parts = [
-        padded[i : i + height : step, j : j + width : step]
+        framed[i : i + height : step, j : j + width : step]
         for i in range(SIDE)
         for j in range(SIDE)
     ]
-    return jnp.stack(parts, axis=2).reshape(-1, SIDE, SIDE, channels)
+    return jnp.stack(parts, axis=2).reshape(-1, SIDE, SIDE, framed.shape[2])
 
 
 def _step(height: int, width: int) -> int:
@@ -99,19 +115,22 @@ def patch_blend(summaries: Sequence[PatchSummary], shares: jax.Array) -> PatchTa
     )
 
 
-def nearest(features: jax.Array, target: PatchTarget) -> jax.Array:
+def nearest(framed: jax.Array, target: PatchTarget) -> jax.Array:
     """For every position the number of the target's patch most like the one around it, ``[h w]``.
 
     Likeness is the cosine (normalised cross-correlation) plus the target's preference.
+
+    Args:
+      framed: features ``[h + 2, w + 2, c]``.
+      target: the patches to choose from.
     """
-    height, width, channels = features.shape
-    padded = _padded(features)
+    height, width, channels = framed.shape[0] - 2, framed.shape[1] - 2, framed.shape[2]
     wanted = target.patches.reshape(len(target.patches), -1)
     size = jnp.sqrt(at_least_tiny(jnp.sum(jnp.square(wanted), axis=1)))
 
     def patch(place: jax.Array) -> jax.Array:
         start = (place // width, place % width, jnp.zeros_like(place))
-        return jax.lax.dynamic_slice(padded, start, (SIDE, SIDE, channels)).ravel()
+        return jax.lax.dynamic_slice(framed, start, (SIDE, SIDE, channels)).ravel()
 
     def search(places: jax.Array) -> jax.Array:
         own = jax.vmap(patch)(places)
@@ -131,19 +150,18 @@ def patch_distance(summary: PatchSummary, target: PatchTarget) -> jax.Array:
 
     Which patch that is, is constant for the gradient.
     """
-    features, weight = summary
-    height, width, channels = features.shape
-    matches = nearest(*jax.lax.stop_gradient((features, target)))
+    framed, weight = summary
+    height, width = weight.shape
+    matches = nearest(*jax.lax.stop_gradient((framed, target)))
 
     # Computed again for the gradient: nine pictures of matched features would be kept otherwise.
     @partial(jax.checkpoint, static_argnums=(2, 3))
-    def part(padded: jax.Array, wanted: jax.Array, i: int, j: int) -> jax.Array:
-        matched = wanted[matches, i, j].reshape(height, width, channels)
-        difference = padded[i : i + height, j : j + width] - matched
+    def part(framed: jax.Array, wanted: jax.Array, i: int, j: int) -> jax.Array:
+        matched = wanted[matches, i, j].reshape(height, width, -1)
+        difference = framed[i : i + height, j : j + width] - matched
         return jnp.sum(weight * jnp.sum(jnp.square(difference), axis=2))
 
-    padded = _padded(features)
-    parts = [part(padded, target.patches, i, j) for i in range(SIDE) for j in range(SIDE)]
+    parts = [part(framed, target.patches, i, j) for i in range(SIDE) for j in range(SIDE)]
     return jnp.sum(jnp.stack(parts))
 
 
@@ -153,7 +171,12 @@ def patch_relative_distance(summary: PatchSummary, target: PatchTarget) -> jax.A
     return mean / at_least_tiny(target.square)
 
 
-PATCHES = Statistic(patch_summary, patch_distance, patch_blend, name="patches", isometric=True)
-RELATIVE_PATCHES = Statistic(
-    patch_summary, patch_relative_distance, patch_blend, name="relative patches", isometric=True
+PATCHES = Statistic(
+    patch_summary,
+    patch_distance,
+    patch_blend,
+    name="patches",
+    isometric=True,
+    of_tile=patch_summary_of_tile,
 )
+RELATIVE_PATCHES = PATCHES._replace(distance=patch_relative_distance, name="relative patches")

@@ -24,6 +24,8 @@ class Statistic(NamedTuple):
       additive: whether summaries of parts of an image add up, leaf by leaf, to the whole's.
       isometric: whether the distance depends on the products ``F_k . F_l`` of features alone, so
         that a network may hand over fewer channels with the same products.
+      of_tile: ``accumulate`` of a picture whose opposite borders are neighbours; None where no
+        summary knows which position is beside which, so that it is the same.
     """
 
     accumulate: Callable[..., Any]
@@ -32,6 +34,12 @@ class Statistic(NamedTuple):
     name: str = "own"
     additive: bool = False
     isometric: bool = False
+    of_tile: Callable[..., Any] | None = None
+
+
+def on_tile(statistic: Statistic) -> Statistic:
+    """The statistic as it is for a picture whose opposite borders are neighbours."""
+    return statistic._replace(accumulate=statistic.of_tile or statistic.accumulate)
 
 
 def mixed(*parts: tuple[Statistic, float]) -> Statistic:
@@ -60,6 +68,9 @@ def _mixed(parts: tuple[tuple[Statistic, float], ...]) -> Statistic:
     def accumulate(features: jax.Array, weight: jax.Array | None = None) -> tuple[Any, ...]:
         return tuple(statistic.accumulate(features, weight) for statistic in statistics)
 
+    def of_tile(features: jax.Array, weight: jax.Array | None = None) -> tuple[Any, ...]:
+        return tuple(on_tile(statistic).accumulate(features, weight) for statistic in statistics)
+
     def distance(summary: tuple[Any, ...], target: tuple[Any, ...]) -> jax.Array:
         terms = [
             weight * statistic.distance(own, wanted)
@@ -84,6 +95,7 @@ def _mixed(parts: tuple[tuple[Statistic, float], ...]) -> Statistic:
         ),
         additive=all(statistic.additive for statistic in statistics),
         isometric=all(statistic.isometric for statistic in statistics),
+        of_tile=of_tile if any(statistic.of_tile for statistic in statistics) else None,
     )
 
 
