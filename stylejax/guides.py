@@ -64,6 +64,18 @@ class Carried(NamedTuple):
     content: dict[str, jax.Array] | None
 
 
+class Use(NamedTuple):
+    """How much of a painting goes where.
+
+    Attributes:
+      style: ``[h, w]``, how much each pixel of the painting is used.
+      picture: ``[H, W]``, how much each pixel of the picture is painted like it.
+    """
+
+    style: jax.Array
+    picture: jax.Array
+
+
 def resize(mask: Array, height: int, width: int) -> jax.Array:
     """A mask ``[H, W, ...]`` at another size.
 
@@ -94,6 +106,29 @@ def fitted(
             for p, s in zip(parts, styles, strict=True)
         ),
         content=None if guides.content is None else resize(guides.content, *size).astype(dtype),
+    )
+
+
+def uses(
+    guides: Guides | None,
+    shares: jax.Array,
+    picture: tuple[int, ...],
+    styles: Sequence[tuple[int, ...]],
+) -> tuple[Use, ...] | None:
+    """By painting how much of it goes where; None where all goes everywhere.
+
+    Args:
+      guides: masks of any sizes.
+      shares: ``[R, S]``, how much of each painting each region takes.
+      picture: its shape ``(H, W, ...)``.
+      styles: the paintings' shapes.
+    """
+    if guides is None or (guides.regions is None and guides.styles is None):
+        return None
+    masks = fitted(guides, picture, styles, shares.dtype)
+    return tuple(
+        Use(part @ share, masks.regions @ share)
+        for part, share in zip(masks.styles or (), shares.T, strict=True)
     )
 
 

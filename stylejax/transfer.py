@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from stylejax import arguments, colour, devices, vgg
+from stylejax.coefficients import style_shares
 from stylejax.compilation import compile_scale, compiling
 from stylejax.config import Config
-from stylejax.guides import Guides
+from stylejax.guides import Guides, Use, uses
 from stylejax.objective import DEFAULT_WEIGHTS, LossTerms, LossWeights
 from stylejax.optimizers import Status
 from stylejax.place import Place, fitted, over, preceding, restored
@@ -131,7 +132,8 @@ def stylize(
     key = jax.random.key(0) if key is None else key
     params = at_hand(params, config)
     sizes = config.sizes(*content.shape[:2])
-    photo, paintings, picture = colour.prepare(config.colour, content, styles, init)
+    used = _uses(content, styles, config, loss_weights, guides)
+    photo, paintings, picture = colour.prepare(config.colour, content, styles, init, uses=used)
     # No program of a scale depends on it, so other colours find them compiled.
     colours, config = config.colour, replace(config, colour=None)
     photo, paintings, picture, loss_weights, key, guides = _on_devices(
@@ -155,6 +157,24 @@ def stylize(
         evaluations=sum(devices.here(state.evaluations) for state in states),
         status=jnp.stack([devices.here(state.status) for state in states]).max(),
     )
+
+
+def _uses(
+    content: Array,
+    styles: Sequence[Array],
+    config: Config,
+    loss_weights: LossWeights,
+    guides: Guides | None,
+) -> tuple[Use, ...] | None:
+    """Which part of each painting goes where, at all layers together, for colours."""
+    if config.colour is None or guides is None or not styles:
+        return None
+    shares = [
+        style_shares(loss_weights.styles, layer, guides.number, len(styles), content.dtype)
+        for layer in config.style_layers
+    ]
+    shapes = [style.shape for style in styles]
+    return uses(guides, jnp.mean(jnp.stack(shares), axis=0), content.shape, shapes)
 
 
 def _on_devices(config: Config, *given: Any) -> tuple[Any, ...]:
@@ -214,7 +234,8 @@ def iterate(
     key = jax.random.key(0) if key is None else key
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1")
-    photo, paintings, start = colour.prepare(config.colour, content, styles, init)
+    used = _uses(content, styles, config, loss_weights, guides)
+    photo, paintings, start = colour.prepare(config.colour, content, styles, init, uses=used)
     colours, config = config.colour, replace(config, colour=None)
     given = (params, photo, paintings, config, loss_weights, key, guides)
     place = None if resume is None else fitted(resume, *given)

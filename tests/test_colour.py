@@ -16,10 +16,12 @@ from stylejax import (
     Architecture,
     Colour,
     Config,
+    Guides,
     JaxoptLbfgsb,
     LossWeights,
     canvas,
     colour,
+    guides,
     images,
     iterate,
     random_params,
@@ -60,6 +62,8 @@ def painting(seed, height=24, width=18):
 
 
 PHOTO, STYLE, OTHER = painting(1, 20, 27), painting(2), painting(3)
+# Of which a half has more pixels than histograms have knots.
+LARGE_PHOTO, LARGE_STYLE = painting(1, 42, 54), painting(2, 50, 46)
 
 
 def seen(mode, content, style, **settings):
@@ -381,6 +385,58 @@ def test_strength_of_luminance_shares_the_chroma(x64):
     assert_allclose(chroma[0], 0.7 * chroma[1] + 0.3 * chroma[2], atol=1e-12)
 
 
+# Where what counts
+
+
+def half(shape, axis, first):
+    """1 in the first or the second half of an image, else 0."""
+    middle, mask = shape[axis] // 2, np.zeros(shape[:2], np.float32)
+    mask[(slice(None),) * axis + (slice(middle) if first else slice(middle, None),)] = 1
+    return mask
+
+
+@in_every_space
+@pytest.mark.parametrize("name", [*MATCHES, "luminance"])
+def test_what_does_not_count_does_not_matter(name, space, x64):
+    """As if the images were what counts of them; the rest of the painting follows the same map."""
+    mode = MODES[name]
+    images = (LARGE_STYLE, LARGE_PHOTO) if name == "histogram" else (STYLE, PHOTO)
+    values, wanted = (space.encode(jnp.asarray(image, float)) for image in images)
+    counted = modes.Counted(half(values.shape, 0, True), half(wanted.shape, 1, False))
+    found = mode.style(values, wanted, space, 0.8, counted)
+    middle, side = values.shape[0] // 2, wanted.shape[1] // 2
+    expected = mode.style(values[:middle], wanted[:, side:], space, 0.8)
+    assert_allclose(found[:middle], expected, atol=1e-9)
+    assert np.all(np.isfinite(found))
+
+
+@in_every_space
+@pytest.mark.parametrize("name", [*LINEAR_MATCHES, "luminance"])
+def test_a_weight_is_how_often_a_pixel_is_there(name, space, rng, x64):
+    mode = MODES[name]
+    values, wanted = (space.encode(jnp.asarray(i, float)) for i in (STYLE, PHOTO))
+    counted = modes.Counted(*(rng.integers(0, 4, v.shape[:2]) for v in (values, wanted)))
+    pixels = [
+        jnp.repeat(v.reshape(1, -1, 3), w.ravel(), axis=1)
+        for v, w in zip((values, wanted), counted, strict=True)
+    ]
+    found = mode.style(values, wanted, space, 1.0, counted).reshape(-1, 3)
+    expected = mode.style(*pixels, space, 1.0)[0]
+    assert_allclose(jnp.repeat(found, counted.style.ravel(), axis=0), expected, atol=1e-9)
+
+
+def test_weighted_quantiles_are_those_of_the_share_below(rng):
+    """Where the rank is a sum of weights: NumPy's for whole numbers, and halves of them."""
+    x, weight = rng.normal(size=(40, 50)), rng.integers(0, 4, (40, 50))
+    many = np.repeat(x.ravel(), weight.ravel())
+    expected = np.quantile(many, np.linspace(0, 1, 33))
+    for factor in (1, 0.5):
+        found = modes._quantiles(jnp.asarray(x, jnp.float32), jnp.asarray(factor * weight), 33)
+        assert_allclose(found, expected, atol=5e-3)
+        assert_allclose(found[0], many.min(), rtol=1e-6)
+        assert_allclose(found[-1], many.max(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
 def test_wrong_strengths_are_refused(strength):
     with pytest.raises(ValueError, match=r"strength is .* from 0 .* to 1"):
@@ -485,6 +541,48 @@ def test_matching_is_a_run_with_matched_paintings(mode, params):
     found = run(params, choice, styles=(STYLE, OTHER)).image
     by_hand = [seen(mode, PHOTO, style, strength=0.8) for style in (STYLE, OTHER)]
     assert_array_equal(found, run(params, None, styles=by_hand).image)
+
+
+def of_halves(photo, style):
+    """The left of a photo like the lower half of one painting, the right like another."""
+    left = half(photo.shape, 1, True)
+    part = np.repeat(half(style.shape, 0, False)[..., None], 2, axis=2)
+    return Guides(np.stack([left, 1 - left], axis=2), (part, None))
+
+
+@pytest.mark.parametrize("name", [*MATCHES, "luminance"])
+def test_a_region_s_colours_are_those_of_its_place(name, x64):
+    photo, style, other = (np.float64(i) for i in (LARGE_PHOTO, LARGE_STYLE, painting(5, 40, 40)))
+    where, side, middle = of_halves(photo, style), photo.shape[1] // 2, len(style) // 2
+    used = guides.uses(where, np.eye(2), photo.shape, (style.shape, other.shape))
+    choice = Colour(MODES[name])
+    _, found, _ = colour.prepare(choice, photo, (style, other), None, uses=used)
+    first = seen(MODES[name], photo[:, :side], style[middle:])
+    assert_allclose(found[0][middle:], first, atol=1e-9)
+    assert_allclose(found[1], seen(MODES[name], photo[:, side:], other), atol=1e-9)
+
+
+@some_modes
+def test_a_run_with_regions_is_one_with_their_paintings(mode, params):
+    where, choice = of_halves(PHOTO, STYLE), Colour(mode)
+    used = guides.uses(where, jnp.eye(2), PHOTO.shape, (STYLE.shape, OTHER.shape))
+    photo, styles, _ = colour.prepare(choice, PHOTO, (STYLE, OTHER), None, uses=used)
+    whole = run(params, choice, styles=(STYLE, OTHER), guides=where)
+    by_hand = stylize(
+        params, photo, styles, config=CONFIG, loss_weights=WEIGHTS, guides=where
+    ).image
+    assert_array_equal(whole.image, colour.finish(choice, by_hand, PHOTO))
+    (*_, last) = run(params, choice, styles=(STYLE, OTHER), guides=where, function=iterate)
+    assert_array_equal(last.image, whole.image)
+
+
+def test_a_painting_that_is_used_nowhere_has_colours_all_the_same(params):
+    where = Guides(np.ones((*PHOTO.shape[:2], 1), np.float32))
+    weights = WEIGHTS._replace(styles=(1.0, 0.0))
+    for mode in (colour.SYMMETRIC, colour.HISTOGRAM):
+        config = dataclasses.replace(CONFIG, colour=Colour(mode))
+        given = dict(config=config, loss_weights=weights, guides=where)
+        assert np.all(np.isfinite(stylize(params, PHOTO, (STYLE, OTHER), **given).image))
 
 
 def test_the_pyramid_hands_on_the_picture_without_the_photos_chroma(params):

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from stylejax import images
-from stylejax.colour.modes import Mode
+from stylejax.colour.modes import ALL, Counted, Mode
 from stylejax.colour.spaces import OKLAB, Array, Space, grey_of, parts
+from stylejax.guides import Use
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,25 @@ class Colour:
 
 
 def prepare(
-    colour: Colour | None, content: Array, styles: Sequence[Array], start: Array | None
+    colour: Colour | None,
+    content: Array,
+    styles: Sequence[Array],
+    start: Array | None,
+    *,
+    uses: Sequence[Use] | None = None,
 ) -> tuple[Array, tuple[Array, ...], Array | None]:
     """Photo, paintings and a picture to start from, of any sizes, as the network shall see them.
 
     Colours that sRGB lacks lose chroma, then lightness, until it has them. Images that a mode
     leaves alone, and all at strength 0, are returned as they are.
+
+    Args:
+      colour: what is wanted; None leaves all as it is.
+      content: the photo, ``[H, W, 3]``.
+      styles: the paintings, ``[h, w, 3]`` each.
+      start: a picture to start from, or None.
+      uses: by painting, where the picture is painted like what of it: what it takes of the photo's
+        colours are those of its place. None is everything like everything.
     """
     if colour is None or not colour.strength:
         return content, tuple(styles), start
@@ -52,8 +66,18 @@ def prepare(
         content = _alone(content, colour)
         start = None if start is None else _alone(start, colour)
     if mode.style:
-        styles = [_beside(s, original, colour, mode.style) for s in styles]
+        counted = [ALL] * len(styles) if uses is None else [_counted(use) for use in uses]
+        styles = [
+            _beside(style, original, colour, mode.style, own)
+            for style, own in zip(styles, counted, strict=True)
+        ]
     return content, tuple(styles), start
+
+
+def _counted(use: Use) -> Counted:
+    """Where a painting is not used at all, all of it counts, for it must have some colours."""
+    some = [jnp.where(weight.max() > 0, weight, 1) for weight in (use.style, use.picture)]
+    return Counted(*some)
 
 
 def finish(colour: Colour | None, picture: Array, content: Array) -> Array:
@@ -76,10 +100,11 @@ def _beside(
     image: Array,
     photo: Array,
     colour: Colour,
-    function: Callable[[jax.Array, jax.Array, Space, float], jax.Array],
+    function: Callable[..., jax.Array],
+    *counted: Counted,
 ) -> jax.Array:
     values, wanted = _values(image, colour.space), _values(photo, colour.space)
-    values = function(values, wanted, colour.space, colour.strength)
+    values = function(values, wanted, colour.space, colour.strength, *counted)
     return _image(values, colour.space).astype(image.dtype)
 
 

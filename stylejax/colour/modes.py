@@ -17,22 +17,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from stylejax.colour.spaces import Space, grey_of, mapped, parts
+from stylejax.losses import at_least_tiny
+
+
+class Counted(NamedTuple):
+    """How often each pixel counts in what is known of an image's colours; None is once each.
+
+    Attributes:
+      style: of the painting, ``[h, w]``, not negative, some of it positive.
+      photo: of the photo, ``[H, W]``, likewise.
+    """
+
+    style: jax.Array | None = None
+    photo: jax.Array | None = None
+
+
+ALL = Counted()
 
 
 class Mode(NamedTuple):
     """What is done to whom, on coordinates ``[H, W, 3]``; None leaves it as it is.
 
-    Each takes the coordinates and ends in the space and the strength, and is the identity at
-    strength 0.
+    Each takes the coordinates, the space and the strength, and is the identity at strength 0.
 
     Attributes:
       photo: the photo as the network shall see it; of a picture to start from as well.
-      style: a painting as the network shall see it, beside the photo.
+      style: a painting as the network shall see it, beside the photo; it ends in how often the
+        pixels of both count, ``Counted``.
       finish: a picture that leaves, beside the photo.
     """
 
     photo: Callable[[jax.Array, Space, float], jax.Array] | None = None
-    style: Callable[[jax.Array, jax.Array, Space, float], jax.Array] | None = None
+    style: Callable[[jax.Array, jax.Array, Space, float, Counted], jax.Array] | None = None
     finish: Callable[[jax.Array, jax.Array, Space, float], jax.Array] | None = None
 
 
@@ -69,26 +85,35 @@ def _root_slope(
     return (vectors * roots[None]) @ vectors.T, vectors @ inner @ vectors.T
 
 
-def _moments(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean ``[3]`` and covariance ``[3, 3]`` over the pixels."""
-    pixels = values.reshape(-1, 3)
-    mean = pixels.mean(0)
-    centred = pixels - mean[None]
-    return mean, jnp.matmul(centred.T, centred, precision="highest") / len(pixels)
+def _mean(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Over the pixels of ``[h, w, n]``: ``[n]``."""
+    if weight is None:
+        return x.mean((0, 1))
+    return jnp.einsum("hw,hwn->n", weight, x, precision="highest") / weight.sum()
+
+
+def _moments(values: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Mean ``[n]`` and covariance ``[n, n]`` over the pixels of ``[h, w, n]``."""
+    mean = _mean(values, weight)
+    centred = values - mean[None, None]
+    weighted = centred if weight is None else weight[:, :, None] * centred
+    number = values[..., 0].size if weight is None else weight.sum()
+    return mean, jnp.einsum("hwi,hwj->ij", weighted, centred, precision="highest") / number
 
 
 def _match(
     values: jax.Array,
     photo: jax.Array,
     strength: float,
+    counted: Counted,
     matrix: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
     """Moves colours on a straight line to ``A (x - mean) + photo's mean``, ``A S A^T = C``.
 
     ``matrix`` makes A of the roots of the painting's covariance S and the photo's C.
     """
-    mean, covariance = _moments(values)
-    wanted_mean, wanted = _moments(photo)
+    mean, covariance = _moments(values, counted.style)
+    wanted_mean, wanted = _moments(photo, counted.photo)
     with jax.default_matmul_precision("highest"):
         a = matrix(square_root(covariance, _LEAST_STYLE), square_root(wanted, _LEAST_PHOTO))
     matched = mapped(a, values - mean[None, None]) + wanted_mean[None, None]
@@ -112,37 +137,57 @@ def _symmetric_map(root: jax.Array, wanted: jax.Array) -> jax.Array:
     )
 
 
-def match_cholesky(values: jax.Array, photo: jax.Array, space: Space, strength: float) -> jax.Array:
+def match_cholesky(
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+) -> jax.Array:
     """``A = L_C L_S^-1`` of the Cholesky factors; depends on the order of the coordinates."""
-    return _match(values, photo, strength, _cholesky_map)
+    return _match(values, photo, strength, counted, _cholesky_map)
 
 
-def match_pca(values: jax.Array, photo: jax.Array, space: Space, strength: float) -> jax.Array:
+def match_pca(
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+) -> jax.Array:
     """``A = C^1/2 S^-1/2``, by way of both images' principal axes ("image analogies")."""
-    return _match(values, photo, strength, _pca_map)
+    return _match(values, photo, strength, counted, _pca_map)
 
 
 def match_symmetric(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
 ) -> jax.Array:
     """``A = S^-1/2 (S^1/2 C S^1/2)^1/2 S^-1/2``, the symmetric one: it moves colours the least.
 
     It is Monge's map between normal distributions, and the straight line to it their geodesic.
     """
-    return _match(values, photo, strength, _symmetric_map)
+    return _match(values, photo, strength, counted, _symmetric_map)
 
 
 _KNOTS = 1024
 
 
-def _quantiles(x: jax.Array, knots: int) -> jax.Array:
-    """Of ``[n]`` at evenly spaced knots; between equal values exactly their value."""
+def _quantiles(x: jax.Array, weight: jax.Array | None, knots: int) -> jax.Array:
+    """Of ``[h, w]`` at evenly spaced knots; between equal values exactly their value."""
+    x = x.ravel()
+    if weight is not None:
+        return _weighted_quantiles(x, weight.ravel().astype(x.dtype), knots)
     place = np.arange(knots) * (len(x) - 1) / (knots - 1)
     low = place.astype(int)
     part = jnp.asarray(place - low, x.dtype)
     ordered = jnp.sort(x)
     first, second = ordered[low], ordered[np.minimum(low + 1, len(x) - 1)]
     return first + part * (second - first)
+
+
+def _weighted_quantiles(x: jax.Array, weight: jax.Array, knots: int) -> jax.Array:
+    """The same of ``[n]``: each value stands in the middle of its weight, the ends at the ends."""
+    counts = weight > 0
+    order = jnp.argsort(jnp.where(counts, x, jnp.inf))  # what does not count comes last
+    weight = weight[order]
+    largest = jnp.where(counts, x, -jnp.inf).max()
+    ordered = jnp.where(weight > 0, x[order], largest)
+    middle = jnp.cumsum(weight) - (weight + weight[0]) / 2
+    last = at_least_tiny(jnp.where(weight > 0, middle, 0).max())
+    even = jnp.linspace(0, 1, knots, dtype=x.dtype)
+    return jnp.interp(even, jnp.minimum(middle / last, 1), ordered)
 
 
 def _place(x: jax.Array, knots: jax.Array) -> jax.Array:
@@ -158,7 +203,7 @@ def _place(x: jax.Array, knots: jax.Array) -> jax.Array:
 
 
 def match_histogram(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
 ) -> jax.Array:
     """Each coordinate by itself gets the photo's quantiles.
 
@@ -168,17 +213,20 @@ def match_histogram(
     knots = max(2, min(_KNOTS, values.shape[0] * values.shape[1]))
     even = 3**0.5 * np.linspace(-1, 1, knots)  # of standard deviation one
 
-    def channel(x: jax.Array, wanted: jax.Array) -> jax.Array:
-        spread = jnp.sqrt(jnp.var(x) + 1e-12)
-        lacking = jnp.maximum(_LEAST_STYLE**0.5 - spread, 0)
-        place = _place(x, _quantiles(x, knots) + lacking * jnp.asarray(even, x.dtype))
+    _, covariance = _moments(values, counted.style)
+    spread = jnp.sqrt(jnp.diagonal(covariance) + 1e-12)
+
+    def channel(c: int) -> jax.Array:
+        x = values[..., c]
+        lacking = jnp.maximum(_LEAST_STYLE**0.5 - spread[c], 0)
+        own = _quantiles(x, counted.style, knots) + lacking * jnp.asarray(even, x.dtype)
+        place = _place(x.ravel(), own)
         index = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, knots - 2)
-        quantiles = _quantiles(wanted, knots)
+        quantiles = _quantiles(photo[..., c], counted.photo, knots)
         first, second = quantiles[index], quantiles[index + 1]
         return first + (place - index) * (second - first)
 
-    pixels = [channel(values[..., c].ravel(), photo[..., c].ravel()) for c in range(3)]
-    matched = jnp.stack(pixels, axis=1).reshape(values.shape)
+    matched = jnp.stack([channel(c) for c in range(3)], axis=1).reshape(values.shape)
     return values + strength * (matched - values)
 
 
@@ -195,14 +243,16 @@ def fade(values: jax.Array, space: Space, strength: float) -> jax.Array:
 
 
 def fade_and_match_lightness(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
 ) -> jax.Array:
     """As ``fade``, with the photo's mean and standard deviation of lightness."""
     light, chroma = parts(values, space)
     wanted, _ = parts(photo, space)
+    mean, variance = _moments(light, counted.style)
+    wanted_mean, wanted_variance = _moments(wanted, counted.photo)
     # Added is far less than any lightness shows, for a finite gradient at one-colour images.
-    gain = jnp.sqrt((wanted.var() + 1e-12) / jnp.maximum(light.var(), _LEAST_STYLE))
-    matched = gain * (light - light.mean()) + wanted.mean()
+    gain = jnp.sqrt((wanted_variance + 1e-12) / jnp.maximum(variance, _LEAST_STYLE))
+    matched = gain[None] * (light - mean[None, None]) + wanted_mean[None, None]
     light = light + strength * (matched - light)
     return grey_of(light, space) + _left(strength) * chroma
 
