@@ -22,6 +22,7 @@ from stylejax import (
     fallback,
     hosts,
     images,
+    pace,
     record,
     resumption,
     saves,
@@ -209,8 +210,14 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
         return
     needed = budget.need(config, size, job.params, device=job.device)
     told = budget.described(config, size, needed, budget.available(job.device))
-    seconds = display.duration(budget.seconds(config, size, job.params, device=job.device))
-    console.print(f"{told}, about {seconds}", soft_wrap=True, highlight=False)
+    try:
+        seconds = pace.seconds(config, size, job.params, device=job.device)
+        told += f", about {display.duration(seconds)}"
+    except jax.errors.JaxRuntimeError as error:
+        # The run itself may still fit, in parts: it takes less and less until it does.
+        if not fallback.ran_out(error):
+            raise
+    console.print(told, soft_wrap=True, highlight=False)
 
 
 def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:

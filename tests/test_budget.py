@@ -143,29 +143,6 @@ def test_a_tpu_pads_channels_and_needs_no_evaluated_kernels(params):
     assert tpu.activations > 1.5 * cpu.activations
 
 
-def test_work_by_hand():
-    params = vgg.random_params(jax.random.key(0))
-    steps = Lbfgs(line_search=False)
-    one = Config(content_layers=(), style_layers=("relu1_1",), scales=1, steps=10, optimizer=steps)
-    assert budget.work(one, (64, 48), params) == 12 * 64 * 48
-    searching = dataclasses.replace(one, optimizer=Lbfgs())
-    assert budget.work(searching, (64, 48), params) == pytest.approx(13 * 64 * 48)
-    two = dataclasses.replace(one, scales=2, steps_per_scale=(5, 10))
-    assert budget.work(two, (64, 48), params) == 12 * 64 * 48 + 7 * 45 * 34
-    # Three rows of 48 to a strip, and one strip below brings out the row that relu1_1 lags behind.
-    cut = dataclasses.replace(one, strip=12)
-    assert budget.work(cut, (64, 48), params) == 64 * 48 + 11 * 66 * 48 * 3 / 2
-    nested = dataclasses.replace(cut, nested=True)
-    assert budget.work(nested, (64, 48), params) >= 64 * 48 + 11 * 66 * 48 * 2
-
-
-def test_seconds_are_measured_where_the_run_is():
-    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
-    config = Config(content_layers=(), style_layers=("relu2_1",), scales=1, steps=10)
-    found = budget.seconds(config, (16, 16), params, device=jax.devices("cpu")[0])
-    assert 0 < found < 60
-
-
 def test_what_is_at_hand():
     assert budget.available(None) > 2**28
     assert budget.lanes(None) == (128 if jax.default_backend() == "tpu" else 1)

@@ -154,7 +154,7 @@ def test_gradients_of_spaces(space, x64):
 @pytest.mark.parametrize("mode", LINEAR_MATCHES.values(), ids=LINEAR_MATCHES)
 def test_matching_gives_mean_and_covariance(mode, space):
     values, wanted = space.encode(jnp.asarray(STYLE)), space.encode(jnp.asarray(PHOTO))
-    mean, covariance = reference.colour_moments(mode.style(values, wanted, space, 1.0))
+    mean, covariance = reference.colour_moments(mode.style(values, wanted, space, 1.0, modes.ALL))
     expected_mean, expected = reference.colour_moments(wanted)
     assert_allclose(mean, expected_mean, atol=1e-5)
     assert_allclose(covariance, expected, atol=1e-5)
@@ -167,7 +167,7 @@ def test_matching_is_the_oracles(kind, x64):
     expected = (values - values.mean((0, 1))) @ a.T + wanted.mean((0, 1))
     for strength in (1.0, 0.3):
         found = LINEAR_MATCHES[kind].style(
-            jnp.asarray(values), jnp.asarray(wanted), colour.SRGB, strength
+            jnp.asarray(values), jnp.asarray(wanted), colour.SRGB, strength, modes.ALL
         )
         straight = (1 - strength) * values + strength * expected
         assert_allclose(found, straight, atol=1e-8)
@@ -175,7 +175,7 @@ def test_matching_is_the_oracles(kind, x64):
 
 def test_the_symmetric_map_moves_colours_the_least():
     def way(mode):
-        moved = mode.style(jnp.asarray(STYLE), jnp.asarray(PHOTO), colour.SRGB, 1.0)
+        moved = mode.style(jnp.asarray(STYLE), jnp.asarray(PHOTO), colour.SRGB, 1.0, modes.ALL)
         return float(jnp.square(moved - STYLE).sum())
 
     assert way(colour.SYMMETRIC) < min(way(colour.CHOLESKY), way(colour.PCA))
@@ -237,7 +237,7 @@ def test_rounding_is_not_blown_up_to_colours(mode):
     wanted = space.encode(jnp.asarray(PHOTO))
     # What varies with lightness may well have the photo's chroma; what differs is the noise.
     matched = [
-        mode.style(space.encode(jnp.asarray(a, jnp.float32)), wanted, space, 1.0)
+        mode.style(space.encode(jnp.asarray(a, jnp.float32)), wanted, space, 1.0, modes.ALL)
         for a in (grey, noisy)
     ]
     chroma = jnp.std((matched[1] - matched[0])[..., 1:], axis=(0, 1))
@@ -250,7 +250,9 @@ def test_rounding_is_not_blown_up_to_colours(mode):
 def test_histogram_is_the_oracles(x64):
     # Rounded, so that many values are equal.
     style, photo = np.round(np.float64(STYLE), 1), np.float64(OTHER)
-    found = colour.HISTOGRAM.style(jnp.asarray(style), jnp.asarray(photo), colour.SRGB, 1.0)
+    found = colour.HISTOGRAM.style(
+        jnp.asarray(style), jnp.asarray(photo), colour.SRGB, 1.0, modes.ALL
+    )
     for c in range(3):
         expected = reference.match_histogram(style[..., c].ravel(), photo[..., c].ravel())
         assert_allclose(found[..., c].ravel(), expected, atol=1e-9)
@@ -258,7 +260,9 @@ def test_histogram_is_the_oracles(x64):
 
 def test_histogram_of_an_image_of_the_same_size_is_the_photos():
     style, photo = np.random.default_rng(0).random(PHOTO.shape, np.float32), PHOTO
-    found = colour.HISTOGRAM.style(jnp.asarray(style), jnp.asarray(photo), colour.SRGB, 1.0)
+    found = colour.HISTOGRAM.style(
+        jnp.asarray(style), jnp.asarray(photo), colour.SRGB, 1.0, modes.ALL
+    )
     for c in range(3):
         assert_allclose(np.sort(found[..., c].ravel()), np.sort(photo[..., c].ravel()), atol=1e-5)
         order = np.argsort(style[..., c].ravel(), kind="stable")
@@ -270,7 +274,7 @@ def test_quantiles_are_the_photos(space):
     """Of images with more pixels than knots, of different sizes."""
     style, photo = painting(6, 60, 50), painting(7, 70, 40)
     values, wanted = space.encode(jnp.asarray(style)), space.encode(jnp.asarray(photo))
-    found = np.asarray(colour.HISTOGRAM.style(values, wanted, space, 1.0))
+    found = np.asarray(colour.HISTOGRAM.style(values, wanted, space, 1.0, modes.ALL))
     shares = np.linspace(0.01, 0.99, 50)
     for c in range(3):
         assert_allclose(
@@ -280,7 +284,7 @@ def test_quantiles_are_the_photos(space):
 
 def test_one_colour_gets_the_medians():
     flat = jnp.full((9, 9, 3), 0.3)
-    found = colour.HISTOGRAM.style(flat, jnp.asarray(PHOTO), colour.SRGB, 1.0)
+    found = colour.HISTOGRAM.style(flat, jnp.asarray(PHOTO), colour.SRGB, 1.0, modes.ALL)
     assert_allclose(found, np.broadcast_to(np.median(PHOTO, (0, 1)), found.shape), atol=1e-4)
 
 
@@ -290,7 +294,7 @@ def test_one_colour_gets_the_medians():
 @in_every_space
 def test_luminance_has_the_photos_mean_and_deviation_and_no_chroma(space):
     values, wanted = space.encode(jnp.asarray(STYLE)), space.encode(jnp.asarray(PHOTO))
-    found = colour.LUMINANCE.style(values, wanted, space, 1.0)
+    found = colour.LUMINANCE.style(values, wanted, space, 1.0, modes.ALL)
     light, chroma = spaces.parts(found, space)
     expected, _ = spaces.parts(wanted, space)
     assert_allclose([light.mean(), light.std()], [expected.mean(), expected.std()], rtol=1e-4)
@@ -405,7 +409,7 @@ def test_what_does_not_count_does_not_matter(name, space, x64):
     counted = modes.Counted(half(values.shape, 0, True), half(wanted.shape, 1, False))
     found = mode.style(values, wanted, space, 0.8, counted)
     middle, side = values.shape[0] // 2, wanted.shape[1] // 2
-    expected = mode.style(values[:middle], wanted[:, side:], space, 0.8)
+    expected = mode.style(values[:middle], wanted[:, side:], space, 0.8, modes.ALL)
     assert_allclose(found[:middle], expected, atol=1e-9)
     assert np.all(np.isfinite(found))
 
@@ -421,7 +425,7 @@ def test_a_weight_is_how_often_a_pixel_is_there(name, space, rng, x64):
         for v, w in zip((values, wanted), counted, strict=True)
     ]
     found = mode.style(values, wanted, space, 1.0, counted).reshape(-1, 3)
-    expected = mode.style(*pixels, space, 1.0)[0]
+    expected = mode.style(*pixels, space, 1.0, modes.ALL)[0]
     assert_allclose(jnp.repeat(found, counted.style.ravel(), axis=0), expected, atol=1e-9)
 
 

@@ -138,21 +138,21 @@ def _symmetric_map(root: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 def match_cholesky(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted
 ) -> jax.Array:
     """``A = L_C L_S^-1`` of the Cholesky factors; depends on the order of the coordinates."""
     return _match(values, photo, strength, counted, _cholesky_map)
 
 
 def match_pca(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted
 ) -> jax.Array:
     """``A = C^1/2 S^-1/2``, by way of both images' principal axes ("image analogies")."""
     return _match(values, photo, strength, counted, _pca_map)
 
 
 def match_symmetric(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted
 ) -> jax.Array:
     """``A = S^-1/2 (S^1/2 C S^1/2)^1/2 S^-1/2``, the symmetric one: it moves colours the least.
 
@@ -203,7 +203,7 @@ def _place(x: jax.Array, knots: jax.Array) -> jax.Array:
 
 
 def match_histogram(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted
 ) -> jax.Array:
     """Each coordinate by itself gets the photo's quantiles.
 
@@ -243,7 +243,7 @@ def fade(values: jax.Array, space: Space, strength: float) -> jax.Array:
 
 
 def fade_and_match_lightness(
-    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted = ALL
+    values: jax.Array, photo: jax.Array, space: Space, strength: float, counted: Counted
 ) -> jax.Array:
     """As ``fade``, with the photo's mean and standard deviation of lightness."""
     light, chroma = parts(values, space)
