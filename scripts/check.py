@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Most of the tests' time is compiling, which one process does on one core.
+# Most of the tests' time is compiling, which one process does on one core; a file's tests go to one
+# process, so that what they share is compiled once.
 WORKERS = min(4, os.cpu_count() or 1)
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest", "-n", str(WORKERS)),
+    ("pytest", "-n", str(WORKERS), "--dist", "loadfile"),
 )
 
 

@@ -187,18 +187,13 @@ def other_runs():
     return {name: compared(config) for name, config in cases.items()}
 
 
-def resumed():
-    """By optimizer, of a run over eight devices: how far from it is one that goes on from a place.
+def resumed(**settings):
+    """Of a run over eight devices: how far from it is one that goes on from a place.
 
     On as many devices at the start, within a scale, at the end of the first and of the last one;
     then on one device and on three, from within the second scale.
     """
-    config = Config(scales=2, steps=4, coarse_steps=2, mesh=devices.mesh(), **LAYERS)
-    carried = dataclasses.replace(config, optimizer=Adam(average=0.9), carry=True)
-    return {"lbfgs": gone_on(config), "carried adam": gone_on(carried)}
-
-
-def gone_on(config):
+    config = Config(scales=2, steps=4, coarse_steps=2, mesh=devices.mesh(), **LAYERS, **settings)
     content, _, style = pictures(45, 31, np.float64)
 
     def run(config, resume=None):
@@ -219,6 +214,11 @@ def gone_on(config):
     same = [distance(config, number) for number in (0, 1, 3, len(whole) - 1)]
     fewer = [None, devices.mesh(3)]
     return same, [distance(dataclasses.replace(config, mesh=mesh), 3) for mesh in fewer]
+
+
+def resumed_carried():
+    """The same of a run that carries Adam's moments from scale to scale."""
+    return resumed(optimizer=Adam(average=0.9), carry=True)
 
 
 def compared(config, *, guides=False, by_steps=False):

@@ -127,6 +127,7 @@ def test_adam_ends_as_low(on_a_tpu, quick_compilation):
     assert exact < 0.5 * float(right.history[0].terms.total[0])  # there was something to do
 
 
+@pytest.mark.long
 def test_a_line_search_that_knows_of_the_noise_goes_on(on_a_tpu, quick_compilation):
     """Where one that does not ends the run, a sixth above what is reached in float32.
 

@@ -84,10 +84,10 @@ def test_the_rest_is_the_same(whole, name, number, at):
 
 
 def test_the_rest_is_the_same_in_strips():
-    config = dataclasses.replace(CONFIG, strip=16)
+    config = dataclasses.replace(CONFIG, strip=16, scales=1)
     whole = [*run(config)]
-    place = whole[5].place
-    assert config.strip_rows(20, 27) and (place.scale, place.step) == (1, 4)
+    place = whole[2].place
+    assert config.strip_rows(20, 27) and (place.scale, place.step) == (0, 4)
     *_, last = run(config, resume=place)
     assert_same(last, whole[-1])
 

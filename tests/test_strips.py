@@ -65,12 +65,12 @@ def as_whole(image, params, network):
 LONG = pytest.mark.long
 CASES = [
     ("zero", layers.average_pool, (37, 11), 8, None, True),
-    ("replicate", layers.max_pool, (40, 9), 16, 2, False),
+    pytest.param("replicate", layers.max_pool, (40, 9), 16, 2, False, marks=LONG),
     ("replicate-all", layers.max_pool_ceil, (37, 9), 8, 1, False),
     pytest.param("replicate-all", layers.average_pool, (8, 9), 8, 0, True, marks=LONG),
     pytest.param("replicate-all", layers.l2_pool, (23, 8), 16, 3, False, marks=LONG),
     ("circular", layers.average_pool, (24, 9), 8, 2, True),
-    ("circular", layers.max_pool, (16, 8), 32, None, False),
+    pytest.param("circular", layers.max_pool, (16, 8), 32, None, False, marks=LONG),
 ]
 
 
@@ -199,7 +199,13 @@ ADDITIVE = {
 }
 
 
-@pytest.mark.parametrize("statistic", ADDITIVE)
+# Gram is the default, which the tests below have; two are moments that others have as well.
+ALONE = ("wasserstein", "mixed")
+
+
+@pytest.mark.parametrize(
+    "statistic", [pytest.param(s, marks=() if s in ALONE else LONG) for s in ADDITIVE]
+)
 def test_every_sum_over_positions(x64, tiny, pictures, statistic):
     agree(tiny, pictures, dataclasses.replace(CONFIG, style_statistic=ADDITIVE[statistic]))
 
@@ -221,8 +227,9 @@ def test_every_content_loss(x64, tiny, pictures, loss):
 VARIANTS = {
     "circular": dict(padding="circular"),
     "zero, maximum": dict(padding="zero", pool=layers.max_pool, recompute=1, nested=True),
-    "dream": dict(dream_layers=("conv2_1", "relu3_1"), recompute=0),
-    "photorealism": dict(photorealism=True),
+    "dream, photorealism": dict(
+        dream_layers=("conv2_1", "relu3_1"), photorealism=True, recompute=0
+    ),
 }
 
 
