@@ -126,8 +126,12 @@ def uses(
     if guides is None or (guides.regions is None and guides.styles is None):
         return None
     masks = fitted(guides, picture, styles, shares.dtype)
+
+    def used(mask: Any, share: jax.Array) -> jax.Array:
+        return jnp.matmul(mask, share, precision="highest")
+
     return tuple(
-        Use(part @ share, masks.regions @ share)
+        Use(used(part, share), used(masks.regions, share))
         for part, share in zip(masks.styles or (), shares.T, strict=True)
     )
 
