@@ -167,7 +167,7 @@ def _uses(
     guides: Guides | None,
 ) -> tuple[Use, ...] | None:
     """Which part of each painting goes where, at all layers together, for colours."""
-    if config.colour is None or guides is None or not styles:
+    if config.colour is None or guides is None or not styles or not config.style_layers:
         return None
     shares = [
         style_shares(loss_weights.styles, layer, guides.number, len(styles), content.dtype)

@@ -56,8 +56,8 @@ def prepare(
       content: the photo, ``[H, W, 3]``.
       styles: the paintings, ``[h, w, 3]`` each.
       start: a picture to start from, or None.
-      uses: by painting, where the picture is painted like what of it: what it takes of the photo's
-        colours are those of its place. None is everything like everything.
+      uses: by painting, how much of it goes where; it takes the photo's colours from there. None is
+        all of it everywhere.
     """
     if colour is None or not colour.strength:
         return content, tuple(styles), start
