@@ -64,59 +64,62 @@ def _waves(n: int, dtype: jnp.dtype) -> jax.Array:
     return ((jnp.cos(angle) + jnp.sin(angle)) / n**0.5).astype(dtype)
 
 
-def _weighted(x: jax.Array, power: float, *, circular: bool) -> jax.Array:
-    """``C^T [f^power * (C x)]`` in both directions: each frequency of ``[H, W, 3]`` times a weight.
+def _coefficients(picture: jax.Array, *, circular: bool) -> jax.Array:
+    """``f^a C x D^T``: the transform of ``[H, W, 3]`` down and across, each frequency weighed.
 
     ``f`` is in cycles per pixel; what has less than half a cycle in the picture, such as the mean,
     counts as if it had half a cycle.
     """
-    rows, columns, weight = _transform(x.shape[0], x.shape[1], power, x.dtype, circular=circular)
+    down, across, weight = _transform(picture.shape[:2], picture.dtype, circular=circular)
+    found = jnp.einsum("ih,hwc,jw->ijc", down, picture, across, precision="highest")
+    return found / weight[:, :, None]
 
-    def both(rows: jax.Array, x: jax.Array, columns: jax.Array) -> jax.Array:
-        return jnp.einsum("ih,hwc,jw->ijc", rows, x, columns, precision="highest")
 
-    return both(rows.T, weight[:, :, None] * both(rows, x, columns), columns.T)
+def _sum_of_waves(z: jax.Array, *, circular: bool) -> jax.Array:
+    """``C^T (f^-a z) D``: the picture whose ``_coefficients`` are ``z``."""
+    down, across, weight = _transform(z.shape[:2], z.dtype, circular=circular)
+    weighed = weight[:, :, None] * z
+    return jnp.einsum("ih,ijc,jw->hwc", down, weighed, across, precision="highest")
 
 
 def _transform(
-    height: int, width: int, power: float, dtype: jnp.dtype, *, circular: bool
+    size: tuple[int, ...], dtype: jnp.dtype, *, circular: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The matrices of both directions, ``[H, H]`` and ``[W, W]``, and ``f^power`` ``[H, W]``."""
+    """The orthonormal matrices ``C`` ``[H, H]`` and ``D`` ``[W, W]``, and ``f^-a`` ``[H, W]``."""
+    height, width = size
     if circular:
-        rows, columns = _waves(height, dtype), _waves(width, dtype)
+        down, across = _waves(height, dtype), _waves(width, dtype)
         cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), dtype) for n in (height, width)]
     else:
-        rows, columns = _cosines(height, dtype), _cosines(width, dtype)
+        down, across = _cosines(height, dtype), _cosines(width, dtype)
         cycles = [jnp.arange(n, dtype=dtype) / (2 * n) for n in (height, width)]
     squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
     least = 0.5 / max(height, width)
-    return rows, columns, jnp.maximum(squared, least**2) ** (power / 2)
+    return down, across, jnp.maximum(squared, least**2) ** (-_EXPONENT / 2)
 
 
-def _weighted_over_devices(z: jax.Array, rows: Rows, power: float, *, circular: bool) -> jax.Array:
-    """``_weighted`` of padded rows.
+def _sum_of_waves_over_devices(z: jax.Array, rows: Rows, *, circular: bool) -> jax.Array:
+    """``_sum_of_waves`` of padded rows of coefficients, as padded rows of the picture.
 
-    A device transforms its rows; then every one gets some columns of all rows, transforms those
-    there and back, and gives the rows back: twice the picture goes over the wire, never all of it
-    to one device. Rows and columns that pad it have matrices of zeros.
+    A device goes from frequencies to places across its rows; then every one gets some columns of
+    all rows, goes from frequencies to places down these, and gives the rows back: twice the picture
+    goes over the wire, never all of it to one device. What pads it has matrices of zeros.
     """
     name, width, height = rows.mesh.axis_names[0], z.shape[1], rows.height
     beside, below = -width % rows.devices, rows.padded - height
-    own = (width + beside) // rows.devices
 
     def local(z: jax.Array) -> jax.Array:
-        down, across, weight = _transform(height, width, power, z.dtype, circular=circular)
-        down = jnp.pad(down, ((0, 0), (0, below)))
-        across = jnp.pad(across, ((0, beside), (0, 0)))
-        weight = jnp.pad(weight, ((0, 0), (0, beside)))
-        first = jax.lax.axis_index(name) * own
-        weight = jax.lax.dynamic_slice_in_dim(weight, first, own, axis=1)
-        x = jnp.einsum("hwc,jw->hjc", z, across, precision="highest")
+        down, across, weight = _transform((height, width), z.dtype, circular=circular)
+        down = jnp.pad(down, ((0, below), (0, below)))
+        across = jnp.pad(across, ((0, 0), (0, beside)))
+        weight = jnp.pad(weight, ((0, below), (0, 0)))
+        first = jax.lax.axis_index(name) * rows.each
+        weighed = jax.lax.dynamic_slice_in_dim(weight, first, rows.each)[:, :, None] * z
+        x = jnp.einsum("ijc,jw->iwc", weighed, across, precision="highest")
         x = jax.lax.all_to_all(x, name, split_axis=1, concat_axis=0, tiled=True)
-        x = weight[:, :, None] * jnp.einsum("ih,hjc->ijc", down, x, precision="highest")
-        x = jnp.einsum("ih,ijc->hjc", down, x, precision="highest")
+        x = jnp.einsum("ih,iwc->hwc", down, x, precision="highest")
         x = jax.lax.all_to_all(x, name, split_axis=0, concat_axis=1, tiled=True)
-        return jnp.einsum("hjc,jw->hwc", x, across, precision="highest")
+        return x[:, :width]
 
     return on_each(local, rows.mesh, (True,))(rows.pad(z))
 
@@ -128,37 +131,39 @@ def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
     """
     if canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES):
         circular = canvas == CIRCULAR_FREQUENCIES
-        weighted = partial(_weighted_over_devices, rows=rows, power=-_EXPONENT, circular=circular)
-        return canvas._replace(decode=weighted, by_rows=True)
+        decode = partial(_sum_of_waves_over_devices, rows=rows, circular=circular)
+        return canvas._replace(decode=decode, by_rows=True)
     return canvas
 
 
-def _encode_frequencies(picture: jax.Array) -> jax.Array:
-    return _weighted(picture, _EXPONENT, circular=False)
+def _cosine_coefficients(picture: jax.Array) -> jax.Array:
+    return _coefficients(picture, circular=False)
 
 
-def _decode_frequencies(z: jax.Array) -> jax.Array:
-    return _weighted(z, -_EXPONENT, circular=False)
+def _sum_of_cosines(z: jax.Array) -> jax.Array:
+    return _sum_of_waves(z, circular=False)
 
 
-def _encode_circular(picture: jax.Array) -> jax.Array:
-    return _weighted(picture, _EXPONENT, circular=True)
+def _circular_coefficients(picture: jax.Array) -> jax.Array:
+    return _coefficients(picture, circular=True)
 
 
-def _decode_circular(z: jax.Array) -> jax.Array:
-    return _weighted(z, -_EXPONENT, circular=True)
+def _sum_of_circular_waves(z: jax.Array) -> jax.Array:
+    return _sum_of_waves(z, circular=True)
 
 
 # Not the paper's: the same pictures in variables in which a step makes large shapes sooner. The
 # gradient of a picture is mostly fine grain, while what is still to be done is mostly large
-# shapes; L-BFGS on pixels needs many steps to learn that. The transform is a cosine's, whose
+# shapes; L-BFGS on pixels needs many steps to learn that. ``z[i, j]`` is the weighed coefficient of
+# ``i / 2H`` cycles per pixel down and ``j / 2W`` across. The transform is a cosine's, whose
 # repetition is a mirror's, so opposite borders know nothing of each other. A linear change of
-# variables moves no minimum.
-FREQUENCIES = Canvas(encode=_encode_frequencies, decode=_decode_frequencies)
+# variables moves no minimum, and to L-BFGS, which turns with them, orthonormal coefficients are
+# the same as the pixels that they are of.
+FREQUENCIES = Canvas(encode=_cosine_coefficients, decode=_sum_of_cosines)
 
-# The same for one tile of an endless pattern, whose opposite borders are neighbours: rolling ``z``
-# rolls the picture.
-CIRCULAR_FREQUENCIES = Canvas(encode=_encode_circular, decode=_decode_circular)
+# The same for one tile of an endless pattern, whose opposite borders are neighbours: where the
+# gradient is rolled, the step is.
+CIRCULAR_FREQUENCIES = Canvas(encode=_circular_coefficients, decode=_sum_of_circular_waves)
 
 
 class Blank(NamedTuple):

@@ -194,6 +194,11 @@ class Config:
             raise ValueError(
                 f"carry takes Adam: what {type(optimizer).__name__} remembers belongs to one size"
             )
+        if self.carry and self.held in (FREQUENCIES, CIRCULAR_FREQUENCIES):
+            raise ValueError(
+                "carry resizes what Adam remembers as one does a picture, which coefficients of "
+                "frequencies are not; leave canvas out, or take PIXELS"
+            )
 
     def _check_strips(self) -> None:
         smallest = vgg.minimum_size(self.layers)

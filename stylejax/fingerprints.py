@@ -44,8 +44,10 @@ def fingerprint(
         "params": _hash(params),
         "key": _plain(jax.random.key_data(jax.random.key(0) if key is None else key)),
     }
-    left_out = ("optimizer", *_WAYS)
+    left_out = ("optimizer", "canvas", *_WAYS)
     marks |= {f"config.{name}": value for name, value in _fields(settings) if name not in left_out}
+    # The one in use: a state means another picture when the default is another.
+    marks["config.canvas"] = _plain(settings.held)
     marks["config.optimizer"] = type(settings.optimizer).__name__
     marks |= {f"config.optimizer.{name}": value for name, value in _fields(settings.optimizer)}
     numbers = (loss_weights or DEFAULT_WEIGHTS)._asdict()

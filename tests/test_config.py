@@ -153,6 +153,10 @@ REFUSED = {
         {"optimizer": Adam(clamp=True), "canvas": FREQUENCIES},
         ["canvas", "clamp", "PIXELS"],
     ),
+    "carried frequencies": (
+        {"optimizer": Adam(), "canvas": FREQUENCIES, "carry": True},
+        ["carry", "canvas", "PIXELS"],
+    ),
     "a weight for a switch": ({"photorealism": 2.0}, ["photorealism is 2.0", "LossWeights"]),
     "unknown padding": ({"padding": "reflect"}, ["'reflect'", "zero", "replicate"]),
     "unknown precision": ({"precision": "hihgest"}, ["'hihgest'", "highest", "default"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stylejax import Adam, Config, Guides, Lbfgs, LossWeights, fingerprints, losses
+from stylejax.canvas import FREQUENCIES, PIXELS
 
 BLACK = np.zeros((6, 4, 3), np.float32)
 GIVEN = {
@@ -47,6 +48,7 @@ def touched(array):
         ({"key": jax.random.key(1)}, ["key"]),
         ({"config": Config(steps=3)}, ["config.steps"]),
         ({"config": Config(optimizer=Lbfgs(memory=3))}, ["config.optimizer.memory"]),
+        ({"config": Config(canvas=PIXELS)}, ["config.canvas"]),
         ({"config": Config(total_variation=losses.absolute_variation)}, ["config.total_variation"]),
         ({"loss_weights": LossWeights(1.0, 20.0, 0.25)}, ["loss_weights.tv"]),
     ],
@@ -59,6 +61,7 @@ def test_what_differs_is_named(change, names):
 def test_equal_arguments_of_other_kinds_are_the_same():
     assert not changed(content=jnp.asarray(BLACK), styles=(BLACK, jnp.asarray(BLACK) + 1))
     assert not changed(config=Config(), key=jax.random.key(0))
+    assert not changed(config=Config(canvas=FREQUENCIES))  # the default's
     ones = {"conv1_1": {"bias": np.zeros(4), "kernel": np.ones((3, 3, 3, 4))}}
     assert not changed(params=ones)
 
