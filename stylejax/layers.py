@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from stylejax import winograd
+from stylejax import columns, winograd
 
 Precision = str | None
 # What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
@@ -132,6 +132,15 @@ def _unframed(x: jax.Array, frame: _Frame) -> jax.Array:
     return _sides_added(x) if frame[1] == "edge" else x
 
 
+def _closed(x: jax.Array, frame: _Frame) -> jax.Array:
+    """The transpose of a frame of zeros, or of lines from the other side; other axes are left."""
+    for axis, beyond in enumerate(frame):
+        if beyond in ("constant", "wrap"):
+            first, inner, last = jnp.split(x, [1, x.shape[axis] - 1], axis)
+            x = _with_ends(inner, last, first, axis=axis) if beyond == "wrap" else inner
+    return x
+
+
 def _sides_added(x: jax.Array) -> jax.Array:
     return _with_ends(x[:, 1:-1], x[:, :1], x[:, -1:], axis=1)
 
@@ -158,6 +167,11 @@ def _convolve(
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
         return winograd.correlate(_framed(x, frame), evaluated, precision=precision)
 
+    def by_columns(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
+        return columns.correlate(_framed(x, frame), kernel, precision=precision)
+
+    if columns.worthwhile(*kernel.shape[2:]):
+        return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_columns, default=direct)
     if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
     return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_tiles, default=direct)
@@ -188,6 +202,22 @@ def _convolve_backward(
     gradient = None
     if x is not None:
         gradient = _kernel_gradient(_framed(x, frame), cotangent, precision)
+    back = _back(cotangent, kernel, evaluated, frame, precision)
+    return _unframed(back, frame), gradient, None
+
+
+def _back(
+    cotangent: jax.Array,
+    kernel: jax.Array,
+    evaluated: jax.Array | None,
+    frame: _Frame,
+    precision: Precision,
+) -> jax.Array:
+    """The gradient of ``x``, with the lines of a frame that were given or repeated."""
+    # On a torus every pixel has all its neighbours, and so has its gradient.
+    around: Any = tuple("wrap" if beyond == "wrap" else "constant" for beyond in frame)
+    # Lines that were given or repeated have a gradient too.
+    extra = ["constant" if beyond in ("edge", "given") else "given" for beyond in frame]
 
     def direct(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
@@ -197,18 +227,22 @@ def _convolve_backward(
         framed = _framed(cotangent, around)
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
-    # On a torus every pixel has all its neighbours, and so has its gradient.
-    around: Any = tuple("wrap" if beyond == "wrap" else "constant" for beyond in frame)
-    # Lines that were given or repeated have a gradient too.
-    extra = ["constant" if beyond in ("edge", "given") else "given" for beyond in frame]
+    def by_columns(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
+        whole = columns.transposed(cotangent, kernel, precision=precision)
+        return _closed(whole, frame)
+
+    if columns.worthwhile(*kernel.shape[2:]):
+        return jax.lax.platform_dependent(
+            cotangent,
+            kernel,
+            evaluated,
+            cpu=by_columns,
+            default=lambda cotangent, *given: direct(_framed(cotangent, extra), *given),
+        )
     cotangent = _framed(cotangent, extra)
     if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
-        back = direct(cotangent, kernel, evaluated)
-    else:
-        back = jax.lax.platform_dependent(
-            cotangent, kernel, evaluated, cpu=by_tiles, default=direct
-        )
-    return _unframed(back, frame), gradient, None
+        return direct(cotangent, kernel, evaluated)
+    return jax.lax.platform_dependent(cotangent, kernel, evaluated, cpu=by_tiles, default=direct)
 
 
 def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precision) -> jax.Array:
