@@ -5,6 +5,8 @@ Networks for Document Processing", 2006), which XLA's convolution on CPU does no
 picture goes into a narrow layer, and its gradient comes out of one.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -13,9 +15,15 @@ TAPS = 3
 ROWS = 64
 
 
-def worthwhile(channels: int, outputs: int) -> bool:
-    """Whether a kernel is narrow enough to beat XLA's sum on CPU (docs/performance.md)."""
-    return channels <= 4 and outputs <= 32
+def worthwhile(size: Sequence[int], channels: int, outputs: int) -> bool:
+    """Whether it beats XLA's sum on CPU (docs/performance.md): narrow layers of pictures.
+
+    Args:
+      size: height and width.
+      channels: of what the kernel goes over.
+      outputs: of the kernel.
+    """
+    return size[0] * size[1] >= 2**12 and channels <= 4 and outputs <= 32
 
 
 def correlate(x: jax.Array, kernel: jax.Array, *, precision: str | None = "highest") -> jax.Array:

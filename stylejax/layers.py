@@ -170,7 +170,7 @@ def _convolve(
     def by_columns(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         return columns.correlate(_framed(x, frame), kernel, precision=precision)
 
-    if columns.worthwhile(*kernel.shape[2:]):
+    if columns.worthwhile(x.shape[:2], *kernel.shape[2:]):
         return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_columns, default=direct)
     if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
         return direct(x, kernel, evaluated)
@@ -231,7 +231,7 @@ def _back(
         whole = columns.transposed(cotangent, kernel, precision=precision)
         return _closed(whole, frame)
 
-    if columns.worthwhile(*kernel.shape[2:]):
+    if columns.worthwhile(cotangent.shape[:2], *kernel.shape[2:]):
         return jax.lax.platform_dependent(
             cotangent,
             kernel,

@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from stylejax.optimizers import Lbfgs, Status, pairs
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MEMORY, SHAPE = 4, (3, 5, 3)
 DIGITS = {None: 53, "float32": 24, "bfloat16": 8}
 every_dtype = pytest.mark.parametrize("dtype", DIGITS)

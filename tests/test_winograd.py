@@ -7,7 +7,9 @@ import pytest
 import reference
 from numpy.testing import assert_allclose
 
-from stylejax import columns, images, layers, vgg, winograd
+from stylejax import images, layers, vgg, winograd
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Less than a tile, whole tiles, and every remainder.
 SIZES = [(1, 1), (2, 5), (4, 8), (7, 6), (9, 12), (11, 10)]
@@ -22,7 +24,6 @@ PADDED = {
 def always(monkeypatch):
     """However few channels and tiles."""
     monkeypatch.setattr(winograd, "worthwhile", lambda *shape: True)
-    monkeypatch.setattr(columns, "worthwhile", lambda *shape: False)
 
 
 def operation(padding):
