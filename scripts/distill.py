@@ -44,7 +44,7 @@ from stylejax.statistics.moments import gram
 from stylejax.transfer import iterate
 
 LAYERS = Config().layers
-BLOCKS, WIDTHS = (2, 2, 4, 4, 1), (16, 32, 72, 160, 320)
+BLOCKS, WIDTHS = (1, 1, 2, 3, 1), (16, 32, 48, 96, 320)
 KEPT = {"photos": 90, "art": 22}  # for validation, the last of each
 # Colours from about -2 to 2, as a network of small weights likes them.
 INPUT = {"kernel": 4 * np.eye(3, dtype=np.float32), "bias": np.full(3, -2, np.float32)}
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     parser.add_argument("--curves", type=Path, help="CSV of the errors during the training")
     for name, default, text in (
-        ("start", 3000, "pictures for the start in closed form"),
+        ("start", 2000, "pictures for the start in closed form"),
         ("steps", 4500, "of Adam"),
         ("batch", 8, "crops per step"),
         ("size", 128, "pixels of a crop"),
@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (5e-4)")
-    parser.add_argument("--gram", type=float, default=2.0, help="weight of Gram errors (2)")
+    parser.add_argument("--gram", type=float, default=4.0, help="weight of Gram errors (4)")
     train(parser.parse_args(argv))
     return 0
 
