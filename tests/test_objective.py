@@ -519,8 +519,14 @@ def test_check_loss_weights_reads_no_traced_values():
 # The real network
 
 
+# One with average pooling, one with maximum, and the paper's; the others are like one of them.
+SOME = ("default", "gatys2015", "neural-style")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(p, marks=() if p in SOME else pytest.mark.long) for p in PRESETS]
+)
 def test_float32_gradient_of_the_real_network(shared, real_params, preset):
     """Float32 throughout gives the gradient that float64 gives."""
     config, loss_weights = PRESETS[preset].config, PRESETS[preset].loss_weights

@@ -580,7 +580,7 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()])
+@pytest.mark.parametrize("optimizer", [Lbfgs(), pytest.param(Adam(), marks=pytest.mark.long)])
 def test_pictures_are_made_with_all_of_them(tiny, rng, optimizer):
     """Two styles, two scales, other statistics at every layer; stylize and iterate alike."""
     photo, *paintings = (
