@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 TAPS = 3
-# Windows are laid out for so many rows of the picture at a time: fewer leave the cache less often
-# and take longer to compile.
+# Rows of the picture whose windows are laid out at a time: more do not fit a cache, and fewer make
+# more programs to compile.
 ROWS = 256
 
 
