@@ -1,8 +1,8 @@
 """3x3 correlation of few channels as a matrix product: every window is a line of a matrix.
 
-The old trick of libraries (Chellapilla, Puri and Simard, "High Performance Convolutional Neural
-Networks for Document Processing", 2006), which XLA's convolution on CPU does not do well where a
-picture goes into a narrow layer, and its gradient comes out of one.
+An old way (Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for
+Document Processing", 2006), which beats XLA's convolution on CPU where a picture goes into a narrow
+layer, and its gradient comes out of one.
 """
 
 from collections.abc import Sequence

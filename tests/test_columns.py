@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_allclose
+from test_layers import PADDED
 
 from stylejax import columns, layers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROWS = columns.ROWS
-PADDED = {
-    "zero": layers.convolve,
-    "replicate": layers.convolve_replicating,
-    "circular": layers.convolve_circular,
-}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_allclose
+from test_layers import PADDED
 
 from stylejax import images, layers, vgg, winograd
 
@@ -13,11 +14,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Less than a tile, whole tiles, and every remainder.
 SIZES = [(1, 1), (2, 5), (4, 8), (7, 6), (9, 12), (11, 10)]
-PADDED = {
-    "zero": layers.convolve,
-    "replicate": layers.convolve_replicating,
-    "circular": layers.convolve_circular,
-}
 
 
 @pytest.fixture
