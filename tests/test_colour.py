@@ -118,6 +118,7 @@ def test_round_trips(space, x64):
         assert_allclose(space.decode(space.encode(values)), values, atol=1e-12)
 
 
+@pytest.mark.rounding
 @in_every_space
 def test_round_trips_in_single_precision(space):
     values = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 1.5, (5000, 3)), jnp.float32)
@@ -500,6 +501,7 @@ def test_slopes_are_finite(mode):
                 assert np.all(np.isfinite(slope))
 
 
+@pytest.mark.rounding
 @in_every_mode
 def test_vmap_and_jit(mode):
     choice = Colour(mode, strength=0.7)
@@ -541,6 +543,7 @@ def run(params, choice, config=CONFIG, function=stylize, styles=(STYLE,), **more
     return function(params, PHOTO, styles, config=config, loss_weights=WEIGHTS, **more)
 
 
+@pytest.mark.rounding
 @some_modes
 def test_the_last_of_iterate_is_stylizes(mode, params):
     choice = Colour(mode)
