@@ -41,10 +41,14 @@ def scipy_curve(
 
 
 def our_curve(params: dict, content: np.ndarray, style: np.ndarray, config: Config, n: int) -> list:
-    """The loss after each of our first ``n`` evaluations (the last accepted one's)."""
+    """The loss after each of our first ``n`` evaluations (the last accepted one's).
+
+    The start's, the first evaluation, is in no row: infinite.
+    """
     history = stylize(params, content, [style], config=config).history[0]
     done, loss = np.asarray(history.evaluations), np.asarray(history.terms.total)
-    return [float(loss[np.searchsorted(done, k, side="right") - 1]) for k in range(1, n + 1)]
+    steps = np.searchsorted(done, np.arange(1, n + 1), side="right")
+    return [float(loss[step - 1]) if step else np.inf for step in steps]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -638,11 +638,11 @@ def rounded(x, digits: int) -> Array:
     return np.reshape(near, x.shape)
 
 
-def lbfgs_direction(gradient, pairs: Sequence[tuple[Array, Array]]) -> Array:
+def lbfgs_direction(gradient, pairs: Sequence[tuple[Array, Array]], stretch: float = 1) -> Array:
     """`-H gradient` by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
 
-    `pairs` has the steps and gradient changes `(s, y)`, oldest first. `H` starts from
-    `(s.y / y.y) I` of the newest pair, or from `I` without any.
+    `pairs` has the steps and gradient changes `(s, y)`, oldest first. `H` starts from the largest
+    `(s.y / y.y) I`, at most `stretch` times the newest pair's, or from `I` without any.
     """
     q = _array(gradient).copy()
     coefficients = []
@@ -650,8 +650,8 @@ def lbfgs_direction(gradient, pairs: Sequence[tuple[Array, Array]]) -> Array:
         coefficients.append(_dot(s, q) / _dot(s, y))
         q = q - coefficients[-1] * y
     if pairs:
-        s, y = pairs[-1]
-        q = _dot(s, y) / _dot(y, y) * q
+        scales = [_dot(s, y) / _dot(y, y) for s, y in pairs]
+        q = min(max(scales), stretch * scales[-1]) * q
     for (s, y), coefficient in zip(pairs, reversed(coefficients), strict=True):
         q = q + (coefficient - _dot(y, q) / _dot(s, y)) * s
     return -q
@@ -675,8 +675,12 @@ def _wolfe(value_and_grad, x, value, gradient, direction, step):
     return None
 
 
-def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[Array, list[float]]:
+def lbfgs(
+    value_and_grad: Callable, x0, steps: int, memory: int = 20, stretch: float = 1
+) -> tuple[Array, list[float]]:
     """Minimise by L-BFGS: the last point, and the values at `x0` and after each step.
+
+    `stretch` is `lbfgs_direction`'s.
 
     Ends before `steps` where the gradient is 0 or the line search finds no lower value, which in
     float64 is the minimum to rounding. Every step meets the Wolfe conditions, so the values fall.
@@ -691,7 +695,7 @@ def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[A
         if size == 0:
             break
         step = 1.0 if pairs else min(1.0, 1.0 / size)
-        direction = lbfgs_direction(gradient, pairs)
+        direction = lbfgs_direction(gradient, pairs, stretch)
         found = _wolfe(value_and_grad, x, value, gradient, direction, step)
         if found is None:
             break

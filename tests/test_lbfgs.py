@@ -67,10 +67,17 @@ def iterates(minimizer, problem, steps):
     return points, np.array([float(s.value) for s in states])
 
 
+def textbook(minimizer):
+    """With the newest pair's scale, whose full step a search accepts more often."""
+    ours = isinstance(minimizer, Lbfgs)
+    return dataclasses.replace(minimizer, stretch=1.0) if ours else minimizer
+
+
 @unbounded
 @pytest.mark.parametrize("kind", [QUADRATIC, ROSENBROCK])
 def test_the_run_is_the_oracles(minimizer, kind, x64):
     """Where both searches are content with the full step, as here, the whole runs agree."""
+    minimizer = textbook(minimizer)
     problem = Problem(kind, weights=CONDITION_100)
     steps = 15  # more than twice the memory
     points, values = iterates(minimizer, problem, steps)
@@ -89,8 +96,9 @@ def test_every_direction_is_the_oracles(minimizer, kind, x64):
     gradients = [in_float64(problem)(point)[1] for point in points]
     pairs = list(zip(np.diff(points, axis=0), np.diff(gradients, axis=0), strict=True))
     assert all(s @ y > 0 for s, y in pairs)
+    stretch = minimizer.stretch if isinstance(minimizer, Lbfgs) else 1
     for k, (moved, _) in enumerate(pairs):
-        expected = reference.lbfgs_direction(gradients[k], pairs[max(0, k - MEMORY) : k])
+        expected = reference.lbfgs_direction(gradients[k], pairs[max(0, k - MEMORY) : k], stretch)
         assert_allclose(
             moved / np.linalg.norm(moved), expected / np.linalg.norm(expected), atol=1e-8
         )
@@ -181,6 +189,7 @@ def test_values_are_scipys_for_equal_evaluations(minimizer, kind):
     twice = 0 if isinstance(minimizer, Lbfgs) else 1
     # In shares of the first value, as the minimum is 0; the boxed methods differ most early on.
     for step, tolerance in {5: 1e-2, 10: 1e-2, 20: 1e-3, 40: 1e-3}.items():
+        step = min(step, len(found.value) - 1)  # where it has come to the minimum sooner
         spent = found.evaluations[step] - twice * step
         theirs = min(values[:spent])
         assert found.value[step] - theirs <= tolerance * values[0]

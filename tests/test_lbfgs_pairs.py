@@ -19,7 +19,13 @@ MEMORY, SHAPE = 4, (3, 5, 3)
 DIGITS = {None: 53, "float32": 24, "bfloat16": 8}
 every_dtype = pytest.mark.parametrize("dtype", DIGITS)
 
-with_pair, through = jax.jit(pairs.with_pair), jax.jit(pairs.through)
+with_pair = jax.jit(pairs.with_pair)
+
+
+@jax.jit
+def through(memory, q):
+    """From the newest pair's scale, as optax and the oracle begin."""
+    return pairs.through(memory, q, pairs.newest_scale(memory, 1.0))
 
 
 def walked(rng, steps=2 * MEMORY + 3):
@@ -82,7 +88,27 @@ def test_what_was_rounded_comes_back(dtype, rng):
     back = np.stack([pairs._read(memory.moves, i, jnp.float32) for i in range(MEMORY)])
     assert_array_equal(back, reference.rounded(moves, min(24, DIGITS[dtype])))
     assert_allclose(memory.weights, 0.5 / np.sum(np.square(back), axis=(1, 2, 3)), rtol=1e-6)
-    assert_allclose(memory.scale, 0.5, rtol=1e-6)
+    assert_allclose(memory.scales, 0.5, rtol=1e-6)
+
+
+def test_scales_by_hand():
+    """Pairs with ``y = c s``, whose ``y.s / y.y`` is ``1 / c``."""
+    memory = pairs.empty(jnp.zeros(2), MEMORY, None)
+    kept = []
+    for c in (2, 4, 1, 10, 5, 5, 5):
+        found = [pairs.newest_scale(memory, 7.0)]
+        found += [pairs.largest_scale(memory, 7.0, stretch) for stretch in (1, 3, 100)]
+        if kept:
+            least, newest = min(kept[-MEMORY:]), kept[-1]
+            assert found == [
+                1 / newest, 1 / newest, min(1 / least, 3 * (1 / newest)), 1 / least,
+            ]  # fmt: skip
+        else:
+            assert found == [7] * 4
+        memory = with_pair(memory, jnp.ones(2), c * jnp.ones(2), jnp.zeros(()))
+        kept.append(np.float32(c))
+    memory = pairs.forgotten(memory, unless=jnp.asarray(False))
+    assert pairs.largest_scale(memory, 7.0, 3) == pairs.newest_scale(memory, 7.0) == 7
 
 
 # With a move of ones: near 1 bfloat16 has 1, 1.0078 and nothing between.

@@ -666,9 +666,9 @@ def test_lbfgs_on_rosenbrock(memory):
 def test_lbfgs_remembers_the_newest_pairs(monkeypatch):
     direction, histories = reference.lbfgs_direction, []
 
-    def recorded(gradient, pairs):
+    def recorded(gradient, pairs, stretch):
         histories.append([float(s[0]) for s, _ in pairs])
-        return direction(gradient, pairs)
+        return direction(gradient, pairs, stretch)
 
     monkeypatch.setattr(reference, "lbfgs_direction", recorded)
     reference.lbfgs(rosenbrock, [-1.2, 1.0], steps=5, memory=2)

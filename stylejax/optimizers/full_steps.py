@@ -27,7 +27,7 @@ from stylejax.optimizers.minimizer import (
     typed,
     unit,
 )
-from stylejax.optimizers.pairs import Pairs, empty, through, with_pair
+from stylejax.optimizers.pairs import Pairs, empty, newest_scale, through, with_pair
 
 # Least y.s of a pair that is kept, in units of the objective; both programs have it.
 CURVED = 1e-10
@@ -53,7 +53,9 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
     # Min(1, 1 / |g|_1) in units of the objective; the sum of large numbers is taken of small ones.
     length = old.unit / jnp.maximum(old.unit, jnp.sum(jnp.abs(old.gradient)))
     length = jnp.where(state.evaluations == 1, length, 1).astype(state.z.dtype)
-    move = length * through(old.pairs, -old.gradient)
+    # Without a pair H is 1, of the undivided gradient.
+    scale = newest_scale(old.pairs, 1 / old.unit)
+    move = length * through(old.pairs, -old.gradient, scale)
     z = state.z + move
     (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
     usable = finite(value, gradient)
@@ -62,8 +64,6 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
     # Where the value or the gradient is not finite, the comparison with infinity keeps no pair.
     least = jnp.where(usable, CURVED * factor, jnp.inf)
     pairs = with_pair(old.pairs, move, scaled - old.gradient, least)
-    # Without a pair H is 1, of the undivided gradient.
-    pairs = pairs._replace(scale=jnp.where(first, 1 / factor, pairs.scale))
     lower = usable & (value < old.lowest)
     # Where the gradient is exactly zero, no further step would move anything.
     going = jnp.where(jnp.any(gradient != 0), Status.RUNNING, Status.CONVERGED)

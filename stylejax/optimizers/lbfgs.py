@@ -28,6 +28,7 @@ from stylejax.optimizers.pairs import (
     dot,
     empty,
     forgotten,
+    largest_scale,
     through,
     with_pair,
 )
@@ -61,9 +62,15 @@ class Lbfgs:
         where a search for a lower one would end the run. ``BFLOAT16_NOISE`` is for convolutions
         of bfloat16 numbers (``Config.precision`` "default" on a TPU); without a line search it
         has no part.
+      stretch: before the pairs are applied to it ``H`` is the largest ``y.s / y.y`` of all of them,
+        this many times the newest's at most. 1 is the textbook's, the newest's. Where curvature
+        differs much, as in pictures, larger steps pay, and the line search sees to those too large:
+        5 is more than pictures' pairs differ by, so that one of rounding alone does not rule.
+        Without a line search it has no part.
 
     Raises:
-      ValueError: where ``memory`` is less than 1 or ``memory_dtype`` is none of these.
+      ValueError: where ``memory`` or ``stretch`` is less than 1 or ``memory_dtype`` is none of
+        these.
     """
 
     memory: int = 20
@@ -71,11 +78,14 @@ class Lbfgs:
     line_search: bool = True
     memory_dtype: str | None = None
     noise: float = 0.0
+    stretch: float = 5.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where a setting makes no sense."""
         if self.memory < 1:
             raise ValueError(f"memory is {self.memory}; it must be at least 1")
+        if not self.stretch >= 1:
+            raise ValueError(f"stretch is {self.stretch}; it must be at least 1")
         if self.memory_dtype not in MEMORY_DTYPES:
             raise ValueError(
                 f"memory_dtype is {self.memory_dtype!r}; choose {MEMORY_DTYPES[1]!r}, "
@@ -102,8 +112,9 @@ class Lbfgs:
         value, gradient = state.value * old.unit, old.gradient * old.unit
         # Without a pair ``H`` is 1, but the step at most 1 long.
         bare = 1 / jnp.maximum(norm(gradient), 1)
-        pairs = old.pairs._replace(scale=jnp.where(old.pairs.kept > 0, old.pairs.scale, bare))
-        direction = through(pairs, -gradient)
+        pairs = old.pairs
+        scale = largest_scale(pairs, bare, self.stretch)
+        direction = through(pairs, -gradient, scale)
 
         def evaluate(step: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
             (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(

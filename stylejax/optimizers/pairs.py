@@ -33,15 +33,16 @@ class Pairs(NamedTuple):
         bits, for bfloat16.
       changes: ``[memory, *z.shape]``, the ``y``, likewise.
       weights: ``[memory]``, ``1 / y.s``; 0 where there is no pair yet.
+      scales: ``[memory]``, ``y.s / y.y``: the inverse curvature along ``y``, what ``H`` can be
+        before any pair is applied to it; 0 where there is no pair yet.
       kept: int32, pairs kept so far, those that were overwritten included.
-      scale: ``H`` before any pair is applied to it, scalar; of the newest pair, if there is one.
     """
 
     moves: jax.Array
     changes: jax.Array
     weights: jax.Array
+    scales: jax.Array
     kept: jax.Array
-    scale: jax.Array
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -63,8 +64,8 @@ def empty(z: jax.Array, memory: int, dtype: str | None) -> Pairs:
         moves=ring,
         changes=ring,
         weights=jnp.zeros(memory, z.dtype),
+        scales=jnp.zeros(memory, z.dtype),
         kept=jnp.asarray(0, jnp.int32),
-        scale=jnp.ones((), z.dtype),
     )
 
 
@@ -132,20 +133,40 @@ def with_pair(pairs: Pairs, move: jax.Array, change: jax.Array, least: jax.Array
         moves=put(pairs.moves, moved),
         changes=put(pairs.changes, changed),
         weights=put(pairs.weights, 1 / curvature),
+        scales=put(pairs.scales, curvature / square),
         kept=pairs.kept + curved,
-        scale=jnp.where(curved, curvature / square, pairs.scale),
     )
 
 
 def forgotten(pairs: Pairs, *, unless: jax.Array) -> Pairs:
     """No pairs, unless the scalar condition holds; the arrays stay where they are, unweighted."""
     return pairs._replace(
-        weights=jnp.where(unless, pairs.weights, 0), kept=jnp.where(unless, pairs.kept, 0)
+        weights=jnp.where(unless, pairs.weights, 0),
+        scales=jnp.where(unless, pairs.scales, 0),
+        kept=jnp.where(unless, pairs.kept, 0),
     )
 
 
-def through(pairs: Pairs, q: jax.Array) -> jax.Array:
-    """``H q``; of the negative gradient it is where L-BFGS goes."""
+def newest_scale(pairs: Pairs, bare: jax.Array) -> jax.Array:
+    """Of the newest pair, as is usual (Nocedal and Wright, equation 7.20); ``bare`` without any."""
+    newest = pairs.scales[(pairs.kept - 1) % len(pairs.scales)]
+    return jnp.where(pairs.kept > 0, newest, bare)
+
+
+def largest_scale(pairs: Pairs, bare: jax.Array, stretch: float) -> jax.Array:
+    """The largest of all pairs, ``stretch`` times the newest's at most; ``bare`` without any."""
+    newest = newest_scale(pairs, bare)
+    return jnp.clip(jnp.max(pairs.scales), newest, stretch * newest)
+
+
+def through(pairs: Pairs, q: jax.Array, scale: jax.Array) -> jax.Array:
+    """``H q``; of the negative gradient it is where L-BFGS goes.
+
+    Args:
+      pairs: the memory.
+      q: an array like ``z``.
+      scale: ``H`` before any pair is applied to it, a scalar.
+    """
     dtype = q.dtype
     newest_first = (pairs.kept - 1 - jnp.arange(len(pairs.weights))) % len(pairs.weights)
 
@@ -162,5 +183,5 @@ def through(pairs: Pairs, q: jax.Array) -> jax.Array:
         return r + rest * at(pairs.moves, i), None
 
     q, shares = jax.lax.scan(down, q, newest_first)
-    r, _ = jax.lax.scan(up, pairs.scale * q, (newest_first, shares), reverse=True)
+    r, _ = jax.lax.scan(up, scale * q, (newest_first, shares), reverse=True)
     return r
