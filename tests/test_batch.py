@@ -423,7 +423,7 @@ print(sorted(len(devices) for devices in seen))
     words = f"batch photos styles/s.png -o {{}} {SHARED} --optimizer lbfgs --together {{}}"
     env = os.environ | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(

@@ -543,7 +543,6 @@ def run(params, choice, config=CONFIG, function=stylize, styles=(STYLE,), **more
     return function(params, PHOTO, styles, config=config, loss_weights=WEIGHTS, **more)
 
 
-@pytest.mark.rounding
 @some_modes
 def test_the_last_of_iterate_is_stylizes(mode, params):
     choice = Colour(mode)

@@ -18,7 +18,7 @@ from stylejax import Config, devices, halo, layers, vgg
 from stylejax.devices import Rows
 
 PROGRAM = Path(__file__).parent / "over_devices.py"
-FORCED = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+FORCED = "--xla_force_host_platform_device_count=8"
 
 
 def environment(**more):

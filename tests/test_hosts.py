@@ -26,8 +26,7 @@ def free_port():
 
 def start(*words, devices=2, **more):
     path = os.pathsep.join([str(PROGRAM.parents[1]), *sys.path])
-    flags = os.environ.get("XLA_FLAGS", "")
-    forced = f"{flags} --xla_force_host_platform_device_count={devices}"
+    forced = f"--xla_force_host_platform_device_count={devices}"
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
