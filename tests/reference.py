@@ -675,12 +675,8 @@ def _wolfe(value_and_grad, x, value, gradient, direction, step):
     return None
 
 
-def lbfgs(
-    value_and_grad: Callable, x0, steps: int, memory: int = 20, stretch: float = 1
-) -> tuple[Array, list[float]]:
+def lbfgs(value_and_grad: Callable, x0, steps: int, memory: int = 20) -> tuple[Array, list[float]]:
     """Minimise by L-BFGS: the last point, and the values at `x0` and after each step.
-
-    `stretch` is `lbfgs_direction`'s.
 
     Ends before `steps` where the gradient is 0 or the line search finds no lower value, which in
     float64 is the minimum to rounding. Every step meets the Wolfe conditions, so the values fall.
@@ -695,7 +691,7 @@ def lbfgs(
         if size == 0:
             break
         step = 1.0 if pairs else min(1.0, 1.0 / size)
-        direction = lbfgs_direction(gradient, pairs, stretch)
+        direction = lbfgs_direction(gradient, pairs)
         found = _wolfe(value_and_grad, x, value, gradient, direction, step)
         if found is None:
             break

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A photo, a painting and narrow weights with VGG-19's layers."""
+    """A photo, a painting and narrow weights of eight layers."""
     folder = tmp_path_factory.mktemp("companions")
     narrow = stylejax.Architecture((1, 1, 2, 2, 2), (4, 4, 6, 6, 6))
     params = jax.tree.map(np.asarray, stylejax.random_params(jax.random.key(0), narrow))

@@ -195,6 +195,8 @@ def test_derivatives_through_bits_are_refused():
     ("settings", "words"),
     [
         ({"memory": 0}, "memory is 0; it must be at least 1"),
+        ({"stretch": 0.5}, "stretch is 0.5; it must be at least 1"),
+        ({"stretch": np.nan}, "stretch is nan; it must be at least 1"),
         ({"memory_dtype": "float16"}, "memory_dtype is 'float16'; choose 'float32', 'bfloat16' or"),
     ],
 )

@@ -580,6 +580,16 @@ def test_lbfgs_direction_by_hand():
     assert_array_equal(reference.lbfgs_direction([4.0, 6.0], pairs), [-2, -3])
 
 
+def test_lbfgs_direction_by_hand_from_the_largest_scale():
+    # The older pair has scale 1, the newest 1/2. Both take their own coordinate of g and give it
+    # back as 5 and 4 / 2; the third is scaled by 1/2, by 3/2 of that, by 1.
+    pairs = [([0.0, 1.0, 0.0], [0.0, 1.0, 0.0]), ([1.0, 0.0, 0.0], [2.0, 0.0, 0.0])]
+    pairs = [(np.array(s), np.array(y)) for s, y in pairs]
+    for stretch, third in ((1, 3), (1.5, 4.5), (5, 6)):
+        found = reference.lbfgs_direction([4.0, 5.0, 6.0], pairs, stretch)
+        assert_array_equal(found, [-2, -5, -third])
+
+
 def test_lbfgs_direction_against_the_dense_update(rng):
     # BFGS, Nocedal and Wright eq. 6.17: H <- V^T H V + rho s s^T, V = I - rho y s^T.
     root = rng.normal(size=(6, 6))
@@ -666,9 +676,9 @@ def test_lbfgs_on_rosenbrock(memory):
 def test_lbfgs_remembers_the_newest_pairs(monkeypatch):
     direction, histories = reference.lbfgs_direction, []
 
-    def recorded(gradient, pairs, stretch):
+    def recorded(gradient, pairs):
         histories.append([float(s[0]) for s, _ in pairs])
-        return direction(gradient, pairs, stretch)
+        return direction(gradient, pairs)
 
     monkeypatch.setattr(reference, "lbfgs_direction", recorded)
     reference.lbfgs(rosenbrock, [-1.2, 1.0], steps=5, memory=2)

@@ -29,7 +29,7 @@ TOLD = ("--record", "--animation", "run.gif", "--animation-every", "1")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photos, a painting and narrow weights with VGG-19's layers."""
+    """Photos, a painting and narrow weights of eight layers."""
     folder = tmp_path_factory.mktemp("resumption")
     narrow = stylejax.Architecture((1, 1, 2, 2, 2), (4, 4, 6, 6, 6))
     params = jax.tree.map(np.asarray, stylejax.random_params(jax.random.key(0), narrow))

@@ -16,7 +16,7 @@ COMMANDS = ("texture", "reconstruct", "figure")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A photo, two paintings and narrow weights with VGG-19's layers."""
+    """A photo, two paintings and narrow weights of eight layers."""
     folder = tmp_path_factory.mktemp("synthesis")
     narrow = stylejax.Architecture((1, 1, 2, 2, 2), (4, 4, 6, 6, 6))
     params = jax.tree.map(np.asarray, stylejax.random_params(jax.random.key(0), narrow))
