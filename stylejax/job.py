@@ -1,6 +1,7 @@
 """One run of the command line: the run itself, and what is written at its end."""
 
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -42,6 +43,8 @@ INTERRUPTED = 128 + signal.SIGINT
 
 # From so many pixels on a run is told before it begins.
 _LARGE = 2**20
+# Seconds from one preview to the next where ten steps take longer.
+_STRETCH = 1.0
 
 
 class Made(NamedTuple):
@@ -181,16 +184,19 @@ def _arguments(job: Job) -> dict[str, Any]:
 def _progress(job: Job, place: transfer.Place | None) -> Iterator[transfer.Progress]:
     device = job.device or jax.devices()[0]
     save_every = job.given["save_every"]
-    # A preview after each step where steps are slow, after up to ten where waiting for the
-    # preview would be.
     kept = [n for n in (save_every, _frame_steps(job)) if n]
-    steps = [n for n in range(1, 11) if all(k % n == 0 for k in kept)]
-    every = 1 if device.platform == "cpu" else max(steps)
+    every, seconds = max(n for n in range(1, 11) if all(k % n == 0 for k in kept)), math.inf
+    if device.platform == "cpu" and (kept or jax.process_count() > 1):
+        every = 1
+    elif device.platform == "cpu":
+        # Ten steps may be long: a person waits, and so may a save.
+        seconds = min(_STRETCH, resumption.seconds(job.given))
 
     def run(config: Config, init: Any) -> Iterator[transfer.Progress]:
         given = {**_arguments(job), "config": config, "init": init}
         whole = config is job.preset.config
-        return transfer.iterate(**given, every=every, resume=place if whole else None)
+        resume = place if whole else None
+        return transfer.iterate(**given, every=every, seconds=seconds, resume=resume)
 
     return fallback.surviving(
         run,

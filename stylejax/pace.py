@@ -1,34 +1,51 @@
-"""How long a run takes: the time of its network on a small picture, times what the run sends there.
+"""How long a run takes: what its steps take on a small picture, times what the run does.
 
 docs/decisions.md has what was measured.
 """
 
-import statistics
+import math
 import time
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from stylejax import scale, vgg
+from stylejax.coefficients import LossWeights
 from stylejax.config import Config
 from stylejax.optimizers import Lbfgs
-from stylejax.targets import cut_of
+from stylejax.targets import cut_of, make_targets
 
-# The side of the picture that is timed, and how often; accelerators want more work at a time.
-_TRIED_ON_CPU, _TRIED, _TRIALS = 256, 512, 3
-# A step's time of its network's: statistics, the photo's features, canvas, L-BFGS.
-_BESIDE = 1.15
+# Products of a convolution's numbers in the small picture, so that every network is tried for about
+# as long; accelerators want more at a time. And its least and greatest side.
+_TRIED_ON_CPU, _TRIED = 2.4e10, 1e11
+_LEAST_SIDE, _GREATEST_SIDE = 256, 1024
+# Steps that are timed.
+_STEPS = 3
 # Evaluations of a step where a line search may reject some.
 _SEARCHING = 1.1
 # What compiling delays a scale, of the trial's compilation: as a whole, beside the scale before,
 # and in strips, which wait for it.
-_DELAY, _DELAY_IN_STRIPS = 2, 10
+_DELAY, _DELAY_IN_STRIPS = 1.5, 7.5
 
 
-def work(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
-    """Pixels that the network goes through forwards and backwards in a run.
+class Share(NamedTuple):
+    """What a scale of a run does.
+
+    Attributes:
+      pixels: that the network goes through forwards and backwards, in all evaluations together.
+      size: height and width.
+    """
+
+    pixels: float
+    size: tuple[int, int]
+
+
+def work(config: Config, size: tuple[int, int], params: vgg.Params) -> list[Share]:
+    """What each scale of a run does.
 
     Every scale sees photo and painting once, forwards, evaluates its start, and then once in each
     step, or hardly more where a line search rejects some trials. In strips the network goes
@@ -38,66 +55,111 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> float:
     sizes = config.sizes(*size)
     optimizer = config.optimizer
     a_step = _SEARCHING if isinstance(optimizer, Lbfgs) and optimizer.line_search else 1
-    total = 0.0
+    shares = []
     for number, (height, width) in enumerate(sizes):
         evaluations = 1 + a_step * config.steps_at(number, len(sizes))
         cut = cut_of(params, (height, width), config)
-        total += height * width
+        pixels = float(height * width)
         if cut is None:
-            total += evaluations * height * width
+            pixels += evaluations * height * width
         else:
             rows = cut.number * cut.stages["input"].rows
-            total += evaluations * rows * width * (3 + config.nested) / 2
-    return total
+            pixels += evaluations * rows * width * (3 + config.nested) / 2
+        shares.append(Share(pixels, (height, width)))
+    return shares
+
+
+class _Trial(NamedTuple):
+    """What was measured on a small picture, in seconds.
+
+    Attributes:
+      side: of the picture, in pixels.
+      evaluation: an evaluation, with its share of a step.
+      canvas: the two ways between the picture and what is optimised in it.
+      compiling: the program.
+    """
+
+    side: int
+    evaluation: float
+    canvas: float
+    compiling: float
 
 
 def seconds(
     config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None
 ) -> float:
-    """How long a run takes about on a device, by what its network takes on a small picture there.
+    """How long a run takes about on a device, by what its steps take on a small picture there.
 
-    Compiles that and runs it a few times, some seconds on a CPU. How long compiling took says how
-    long the scales' programs will take, unless it was found compiled and they are not.
+    Compiles these and takes a few, some seconds on a CPU. How long compiling took says how long the
+    scales' programs will take, unless it was found compiled and they are not.
     """
     device = device or jax.local_devices()[0]
-    on_host = device.platform == "cpu"
-    side = _TRIED_ON_CPU if on_host else _TRIED
     with jax.default_device(device):
-        at_hand = scale.at_hand(params)
-        image = jnp.full((side, side, 3), 0.5)
-        traced = jax.jit(partial(_gradient, config=config)).lower(image, at_hand)
-        began = time.perf_counter()
-        gradient = traced.compile()
-        compiling = time.perf_counter() - began
-        taken = []
-        for _ in range(_TRIALS + 1):
-            began = time.perf_counter()
-            jax.block_until_ready(gradient(image, at_hand))
-            taken.append(time.perf_counter() - began)
-    pixel = statistics.median(taken[1:]) / side**2
+        trial = _tried(config, size, params, products=_products_on(device))
+    area = trial.side**2
+    # Frequencies are sums over a row or a column for each pixel, all else is as it is.
+    longer = partial(_times_longer, side=trial.side)
+    taken = sum(
+        share.pixels / area * (trial.evaluation + trial.canvas * longer(share.size))
+        for share in work(config, size, params)
+    )
     # Devices of a CPU share its cores, of which one had all.
     together = 1 if config.mesh is None else config.mesh.size
-    if on_host:
+    if device.platform == "cpu":
         together = jax.process_count()
     delays = sum(
         _DELAY if config.strip_rows(*each) is None else _DELAY_IN_STRIPS
         for each in config.sizes(*size)
     )
-    return work(config, size, params) * pixel * _BESIDE / together + delays * compiling
+    return taken / together + delays * trial.compiling
 
 
-def _gradient(image: jax.Array, params: vgg.Params, *, config: Config) -> jax.Array:
-    """Of the sum of squares of all features that the run compares."""
+def _products_on(device: Any) -> float:
+    return _TRIED_ON_CPU if device.platform == "cpu" else _TRIED
 
-    def total(image: jax.Array) -> jax.Array:
-        found = vgg.features(
-            params,
-            image,
-            config.layers,
-            pool=config.pool,
-            padding=config.padding,
-            precision=config.precision,
-        )
-        return sum((jnp.vdot(x, x) for x in found.values()), jnp.zeros(()))
 
-    return jax.grad(total)(image)
+def _times_longer(size: tuple[int, int], *, side: int) -> float:
+    """By how much rows and columns are longer than the trial's, in its sides."""
+    return sum(size) / (2 * side) - 1
+
+
+def side_tried(params: vgg.Params, size: tuple[int, int], products: float) -> int:
+    """The side of the picture that is tried, no larger than one of ``size``; a multiple of 16."""
+    a_pixel = 0.0
+    for layer, arrays in params.items():
+        if layer.startswith("conv"):
+            a_pixel += math.prod(arrays["kernel"].shape) / vgg.stride(layer) ** 2
+    side = min(max(math.sqrt(products / a_pixel), _LEAST_SIDE), _GREATEST_SIDE)
+    return max(16, int(min(side, math.sqrt(math.prod(size)))) // 16 * 16)
+
+
+def _tried(config: Config, size: tuple[int, int], params: vgg.Params, *, products: float) -> _Trial:
+    """Takes some steps of the run on a small picture of noise, compared with nothing in earnest."""
+    side = side_tried(params, size, products)
+    config = replace(
+        config, strip=None, strip_above=None, recompute=None, nested=False, mesh=None, height=None
+    )
+    params = scale.at_hand(params, config)
+    image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
+    painted = [image] if config.style_layers else []
+    weights = LossWeights()
+    shapes = jax.eval_shape(partial(make_targets, config=config), params, image, painted, weights)
+    targets = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    z = jax.eval_shape(config.held.encode, image)
+    z = jnp.asarray(np.random.default_rng(0).random(z.shape), z.dtype)
+    state = jax.jit(partial(scale.begun, config=config))(z, params, targets, weights)
+    given = (state, params, targets, weights)
+    traced = scale.advance.lower(*given, 1, length=_STEPS, config=config)
+    began = time.perf_counter()
+    advance = traced.compile()
+    compiling = time.perf_counter() - began
+    state, _ = jax.block_until_ready(advance(*given, 1))  # evaluates the start
+    before = int(state.evaluations)
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(advance(state, *given[1:], _STEPS))
+    evaluation = (time.perf_counter() - began) / max(1, int(state.evaluations) - before)
+    show = scale.picture.lower(state, config=config).compile()
+    jax.block_until_ready(show(state))
+    began = time.perf_counter()
+    jax.block_until_ready(show(state))
+    return _Trial(side, evaluation, 2 * (time.perf_counter() - began), compiling)

@@ -6,6 +6,8 @@ device, and holds the one place where the objective is compiled; ``picture`` sho
 """
 
 import gc
+import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -131,11 +133,23 @@ def prepare(
     if picture is None:
         picture = canvas.start_image(content, config.noise, key, blank=config.blank)
     z = config.held.encode(resized(picture, size, config))
-    fun = partial(_objective, config=config)
-    state = config.optimizer.init(fun, z, params, targets, loss_weights)
+    state = begun(z, params, targets, loss_weights, config=config)
     if carried is not None:
         state = cast(Adam, config.optimizer).carry(carried, state)  # Config has seen to it
     return placed(state, config), _placed_targets(targets, config)
+
+
+def begun(
+    z: jax.Array,
+    params: vgg.Params,
+    targets: Targets,
+    loss_weights: LossWeights,
+    *,
+    config: Config,
+) -> State:
+    """The optimizer's state at ``z``, which is not evaluated yet."""
+    fun = partial(_objective, config=config)
+    return config.optimizer.init(fun, z, params, targets, loss_weights)
 
 
 def placed(state: State, config: Config) -> State:
@@ -288,6 +302,7 @@ def walk(
     every: int,
     config: Config,
     taken: int | None = None,
+    seconds: float = math.inf,
 ) -> Iterator[Stretch]:
     """The run of ``run``, handed over at its start, every few steps, and at its end.
 
@@ -301,8 +316,10 @@ def walk(
       config: everything static.
       taken: steps that have led to ``state``, which is then handed over first, without rows, as
         they were with the stretches before it; None where it is ``prepare``'s.
+      seconds: a stretch has fewer steps than ``every`` where so many would take longer, but one.
     """
     ahead = partial(advance, length=every, config=config)
+    stretch = every if seconds == math.inf else 1
     if taken is None:
         state, rows = ahead(state, params, targets, loss_weights, 1)
         rows = _taken(rows)._replace(taken=np.asarray([False]))
@@ -324,9 +341,12 @@ def walk(
         )
         if step >= steps or status != Status.RUNNING:
             return
-        state, rows = ahead(state, params, targets, loss_weights, steps - step)
+        began = time.perf_counter()
+        state, rows = ahead(state, params, targets, loss_weights, min(stretch, steps - step))
         rows = _taken(rows)
         step += len(rows.taken)
+        possible = seconds * len(rows.taken) / (time.perf_counter() - began)
+        stretch = max(1, int(min(possible, every)))
 
 
 def _taken(rows: History) -> History:

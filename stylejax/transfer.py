@@ -5,6 +5,7 @@ Both walk the pyramid of scales, coarse to fine, and at each scale call the comp
 after it; everything below is plain and composes with the transformations of the caller.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
@@ -195,12 +196,13 @@ def iterate(
     init: Array | None = None,
     guides: Guides | None = None,
     every: int = 10,
+    seconds: float = math.inf,
     resume: Place | None = None,
 ) -> Iterator[Progress]:
     """The run of ``stylize``, handed over every few steps; stop it by leaving the loop.
 
     Args:
-      params: as for ``stylize``, like all arguments but the last two.
+      params: as for ``stylize``, like all arguments but the last three.
       content: as for ``stylize``.
       styles: as for ``stylize``.
       config: as for ``stylize``.
@@ -209,11 +211,13 @@ def iterate(
       init: as for ``stylize``.
       guides: as for ``stylize``.
       every: steps between two ``Progress``; the picture does not depend on it.
+      seconds: fewer steps where ``every`` of them would take longer than this, but one at least;
+        for a person who waits. Processes that share a run may not measure each their own time.
       resume: the ``Place`` of a run with the same arguments, to go on from; ``saves`` keeps it in a
         folder. On CPU the rest is the same to the last bit.
 
     Yields:
-      First the start of each scale (``step`` 0), then every ``every`` steps and at its end. The
+      First the start of each scale (``step`` 0), then every few steps and at its end. The
       last one's image is ``stylize``'s. With ``resume`` first that place, whose ``history`` has no
       rows, because they were handed over before; then what is after it.
 
@@ -234,12 +238,16 @@ def iterate(
     key = jax.random.key(0) if key is None else key
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1")
+    if not seconds >= 0:
+        raise ValueError(f"seconds is {seconds}; it must be 0 or more")
+    if seconds < math.inf and config.mesh is not None and jax.process_count() > 1:
+        raise ValueError("seconds with several processes; they have to take the same steps")
     used = _uses(content, styles, config, loss_weights, guides)
     photo, paintings, start = colour.prepare(config.colour, content, styles, init, uses=used)
     colours, config = config.colour, replace(config, colour=None)
     given = (params, photo, paintings, config, loss_weights, key, guides)
     place = None if resume is None else fitted(resume, *given)
-    walked = _pyramid(*given, start, every, place)
+    walked = _pyramid(*given, start, every, seconds, place)
     return (
         progress._replace(image=np.asarray(colour.finish(colours, progress.image, content)))
         for progress in walked
@@ -256,6 +264,7 @@ def _pyramid(
     guides: Guides | None,
     picture: Array | None,
     every: int,
+    seconds: float,
     place: Place | None,
 ) -> Iterator[Progress]:
     params = at_hand(params, config)
@@ -263,7 +272,7 @@ def _pyramid(
     content, styles, picture, loss_weights, key, guides = _on_devices(
         config, content, styles, picture, loss_weights, key, guides
     )
-    walked = partial(walk, params=params, loss_weights=loss_weights, every=every)
+    walked = partial(walk, params=params, loss_weights=loss_weights, every=every, seconds=seconds)
     first, before, carried = 0, 0, None
     if place is not None:
         first, before = place.scale, place.evaluations

@@ -10,30 +10,69 @@ import numpy as np
 import pytest
 import rich.console
 
-from stylejax import Config, Lbfgs, job, pace, vgg
+from stylejax import Adam, Config, Lbfgs, job, pace, vgg
+from stylejax.statistics import RELATIVE_PATCHES
 
 
 def test_work_by_hand():
     params = vgg.random_params(jax.random.key(0))
     steps = Lbfgs(line_search=False)
     one = Config(content_layers=(), style_layers=("relu1_1",), scales=1, steps=10, optimizer=steps)
-    assert pace.work(one, (64, 48), params) == 12 * 64 * 48
+    assert pace.work(one, (64, 48), params) == [(12 * 64 * 48, (64, 48))]
     searching = dataclasses.replace(one, optimizer=Lbfgs())
-    assert pace.work(searching, (64, 48), params) == pytest.approx(13 * 64 * 48)
+    assert pace.work(searching, (64, 48), params)[0].pixels == pytest.approx(13 * 64 * 48)
     two = dataclasses.replace(one, scales=2, steps_per_scale=(5, 10))
-    assert pace.work(two, (64, 48), params) == 12 * 64 * 48 + 7 * 45 * 34
+    assert pace.work(two, (64, 48), params) == [
+        (7 * 45 * 34, (45, 34)),
+        (12 * 64 * 48, (64, 48)),
+    ]
     # Three rows of 48 to a strip, and one strip below brings out the row that relu1_1 lags behind.
     cut = dataclasses.replace(one, strip=12)
-    assert pace.work(cut, (64, 48), params) == 64 * 48 + 11 * 66 * 48 * 3 / 2
+    assert pace.work(cut, (64, 48), params)[0].pixels == 64 * 48 + 11 * 66 * 48 * 3 / 2
     nested = dataclasses.replace(cut, nested=True)
-    assert pace.work(nested, (64, 48), params) >= 64 * 48 + 11 * 66 * 48 * 2
+    assert pace.work(nested, (64, 48), params)[0].pixels >= 64 * 48 + 11 * 66 * 48 * 2
 
 
-def test_seconds_are_measured_where_the_run_is():
+def test_every_network_is_tried_for_about_as_long():
+    wide = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (64, 256)))
+    narrow = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
+    # 9 (3 x 64 + 64 x 256 / 4) products a pixel: 790 pixels squared, and so many of 16.
+    assert pace.side_tried(wide, (4000, 3000), 2.4e10) == 784
+    assert pace.side_tried(narrow, (4000, 3000), 2.4e10) == 1024
+    assert pace.side_tried(wide, (4000, 3000), 1e6) == 256
+    assert pace.side_tried(wide, (100, 81), 2.4e10) == 80
+    assert pace.side_tried(wide, (8, 8), 2.4e10) == 16
+
+
+TINY = Config(content_layers=("relu1_1",), style_layers=("relu2_1",), scales=1, steps=10)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        dataclasses.replace(TINY, optimizer=Adam()),
+        dataclasses.replace(TINY, content_layers=(), strip=16, padding="circular"),
+        dataclasses.replace(TINY, style_layers=(), photorealism=True),
+        dataclasses.replace(TINY, style_statistic=RELATIVE_PATCHES, style_scale=(0.5, 1.0)),
+    ],
+    ids=["default", "Adam", "strips of a tile", "photorealism", "patches"],
+)
+def test_seconds_are_measured_where_the_run_is(config):
     params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
-    config = Config(content_layers=(), style_layers=("relu2_1",), scales=1, steps=10)
-    found = pace.seconds(config, (16, 16), params, device=jax.devices("cpu")[0])
+    found = pace.seconds(config, (32, 32), params, device=jax.devices("cpu")[0])
     assert 0 < found < 60
+
+
+def test_seconds_are_steps_times_what_one_takes(monkeypatch):
+    """Rows and columns twice as long cost the canvas twice as much a pixel."""
+    params = vgg.random_params(jax.random.key(0), vgg.Architecture((1, 1), (4, 8)))
+    steps = Lbfgs(line_search=False)
+    config = Config(style_layers=("relu2_1",), scales=1, steps=10, optimizer=steps)
+    trial = pace._Trial(side=64, evaluation=3.0, canvas=0.5, compiling=2.0)
+    monkeypatch.setattr(pace, "_tried", lambda *args, **more: trial)
+    assert pace.seconds(config, (64, 64), params) == 12 * 3 + 1.5 * 2
+    assert pace.seconds(config, (128, 128), params) == 4 * 12 * 3.5 + 1.5 * 2
 
 
 @pytest.mark.parametrize("fails", ["", "RESOURCE_EXHAUSTED: out of memory", "INTERNAL: a bug"])

@@ -1,10 +1,13 @@
 """The whole way from a photo and paintings to a picture, on a tiny random network."""
 
 import dataclasses
+import itertools
+import math
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -287,6 +290,32 @@ def test_iterate_and_stylize_give_the_same_picture(params):
         total = np.concatenate([c.history.terms.total for c in parts[1:]])
         np.testing.assert_allclose(total, history.terms.total, rtol=1e-4)
         assert [c.terms.total for c in parts] == [c.history.terms.total[-1] for c in parts]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.0, [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]),
+        (0.5, [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]),
+        (2.0, [[0, 1, 3], [0, 1, 3, 5]]),
+    ],
+)
+def test_iterate_hands_over_as_soon_as_a_person_wants(params, seconds, expected, monkeypatch):
+    """By a clock on which every stretch takes a second; the picture is the same to the bit."""
+    given = dict(config=TWO_SCALES, loss_weights=WEIGHTS, every=4)
+    *_, plain = iterate(params, CONTENT, [STYLE], **given)
+    ticks = itertools.count()
+    monkeypatch.setattr(scale, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    chunks = list(iterate(params, CONTENT, [STYLE], **given, seconds=seconds))
+    assert [[c.step for c in chunks if c.scale == n] for n in range(2)] == expected
+    np.testing.assert_array_equal(chunks[-1].image, plain.image)
+    assert chunks[-1].evaluations == plain.evaluations
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+def test_iterate_refuses_less_than_no_time(params, seconds):
+    with pytest.raises(ValueError, match="seconds is"):
+        iterate(params, CONTENT, [STYLE], config=CONFIG, seconds=seconds)
 
 
 def test_iterate_may_be_left_early_and_its_images_stay_valid(params):
