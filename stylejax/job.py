@@ -181,16 +181,28 @@ def _arguments(job: Job) -> dict[str, Any]:
     }
 
 
+def _stretch(job: Job, device: Any) -> tuple[int, float]:
+    """Steps, and seconds, from one ``Progress`` to the next.
+
+    Where pictures or frames are wanted after certain steps, counted through all scales, the steps
+    divide those numbers and every scale's, or are single ones.
+    """
+    config, size = job.preset.config, (job.content.shape[0], job.content.shape[1])
+    scales = len(config.sizes(*size))
+    wanted = [n for n in (job.given["save_every"], _frame_steps(job)) if n]
+    slow = device.platform == "cpu"
+    if slow and (wanted or jax.process_count() > 1):
+        return 1, math.inf
+    if wanted:
+        wanted += [config.steps_at(n, scales) for n in range(scales)]
+    steps = max(n for n in range(1, 11) if all(k % n == 0 for k in wanted))
+    # Ten steps may be long on a CPU: a person waits, and so may a save.
+    return steps, min(_STRETCH, resumption.seconds(job.given)) if slow else math.inf
+
+
 def _progress(job: Job, place: transfer.Place | None) -> Iterator[transfer.Progress]:
     device = job.device or jax.devices()[0]
-    save_every = job.given["save_every"]
-    kept = [n for n in (save_every, _frame_steps(job)) if n]
-    every, seconds = max(n for n in range(1, 11) if all(k % n == 0 for k in kept)), math.inf
-    if device.platform == "cpu" and (kept or jax.process_count() > 1):
-        every = 1
-    elif device.platform == "cpu":
-        # Ten steps may be long: a person waits, and so may a save.
-        seconds = min(_STRETCH, resumption.seconds(job.given))
+    every, seconds = _stretch(job, device)
 
     def run(config: Config, init: Any) -> Iterator[transfer.Progress]:
         given = {**_arguments(job), "config": config, "init": init}

@@ -29,7 +29,7 @@ _STEPS = 3
 _SEARCHING = 1.1
 # What compiling delays a scale, of the trial's compilation: as a whole, beside the scale before,
 # and in strips, which wait for it.
-_DELAY, _DELAY_IN_STRIPS = 1.5, 7.5
+_DELAY, _DELAY_IN_STRIPS = 2, 7.5
 
 
 class Share(NamedTuple):

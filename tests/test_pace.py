@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import re
 from types import SimpleNamespace
 
@@ -71,8 +72,8 @@ def test_seconds_are_steps_times_what_one_takes(monkeypatch):
     config = Config(style_layers=("relu2_1",), scales=1, steps=10, optimizer=steps)
     trial = pace._Trial(side=64, evaluation=3.0, canvas=0.5, compiling=2.0)
     monkeypatch.setattr(pace, "_tried", lambda *args, **more: trial)
-    assert pace.seconds(config, (64, 64), params) == 12 * 3 + 1.5 * 2
-    assert pace.seconds(config, (128, 128), params) == 4 * 12 * 3.5 + 1.5 * 2
+    assert pace.seconds(config, (64, 64), params) == 12 * 3 + 2 * 2
+    assert pace.seconds(config, (128, 128), params) == 4 * 12 * 3.5 + 2 * 2
 
 
 @pytest.mark.parametrize("fails", ["", "RESOURCE_EXHAUSTED: out of memory", "INTERNAL: a bug"])
@@ -99,3 +100,26 @@ def test_a_plan_is_told_without_time_where_the_trial_has_no_memory(fails, monkey
     job._tell_plan(own, console)
     line = r"128x96 in .* GB: strips of \d+ rows, 20 pairs of L-BFGS, about .* GB"
     assert re.fullmatch(line + ("" if fails else ", about 1:30") + "\n", told.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("platform", "save_every", "frames", "saved", "expected"),
+    [
+        ("gpu", None, 0, None, (10, math.inf)),
+        ("gpu", 25, 0, None, (5, math.inf)),
+        ("gpu", 20, 12, None, (4, math.inf)),
+        ("gpu", 7, 0, None, (1, math.inf)),  # 60 steps a scale: 60 + 7 is no multiple
+        ("cpu", None, 0, None, (10, 1.0)),
+        ("cpu", None, 0, 0.5, (10, 0.5)),
+        ("cpu", 20, 0, None, (1, math.inf)),
+        ("cpu", None, 6, None, (1, math.inf)),
+    ],
+)
+def test_stretches_end_where_something_is_wanted(platform, save_every, frames, saved, expected):
+    given = {"save_every": save_every, "animation": None, "animation_every": frames}
+    given["checkpoint_every"] = saved
+    if frames:
+        given["animation"] = "run.gif"
+    preset = SimpleNamespace(config=Config(steps=60))
+    own = SimpleNamespace(preset=preset, content=np.zeros((256, 256, 3)), given=given)
+    assert job._stretch(own, SimpleNamespace(platform=platform)) == expected
