@@ -190,14 +190,14 @@ def _stretch(job: Job, device: Any) -> tuple[int, float]:
     config, size = job.preset.config, (job.content.shape[0], job.content.shape[1])
     scales = len(config.sizes(*size))
     wanted = [n for n in (job.given["save_every"], _frame_steps(job)) if n]
-    slow = device.platform == "cpu"
-    if slow and (wanted or jax.process_count() > 1):
+    slow, saved = device.platform == "cpu", resumption.seconds(job.given)
+    if saved == 0 or (slow and (wanted or jax.process_count() > 1)):
         return 1, math.inf
     if wanted:
         wanted += [config.steps_at(n, scales) for n in range(scales)]
     steps = max(n for n in range(1, 11) if all(k % n == 0 for k in wanted))
     # Ten steps may be long on a CPU: a person waits, and so may a save.
-    return steps, min(_STRETCH, resumption.seconds(job.given)) if slow else math.inf
+    return steps, min(_STRETCH, saved) if slow else math.inf
 
 
 def _progress(job: Job, place: transfer.Place | None) -> Iterator[transfer.Progress]:

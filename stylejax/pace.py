@@ -22,9 +22,9 @@ from stylejax.targets import cut_of, make_targets
 # Products of a convolution's numbers in the small picture, so that every network is tried for about
 # as long; accelerators want more at a time. And its least and greatest side.
 _TRIED_ON_CPU, _TRIED = 2.4e10, 1e11
-_LEAST_SIDE, _GREATEST_SIDE = 256, 1024
+_LEAST_SIDE, _GREATEST_SIDE = 256, 720
 # Steps that are timed.
-_STEPS = 3
+_STEPS = 2
 # Evaluations of a step where a line search may reject some.
 _SEARCHING = 1.1
 # What compiling delays a scale, of the trial's compilation: as a whole, beside the scale before,
