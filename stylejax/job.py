@@ -44,7 +44,7 @@ INTERRUPTED = 128 + signal.SIGINT
 # From so many pixels on a run is told before it begins.
 _LARGE = 2**20
 # Seconds from one preview to the next where ten steps take longer.
-_STRETCH = 1.0
+_STRETCH = 2.0
 
 
 class Made(NamedTuple):

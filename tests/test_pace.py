@@ -110,7 +110,7 @@ def test_a_plan_is_told_without_time_where_the_trial_has_no_memory(fails, monkey
         ("gpu", 20, 12, None, (4, math.inf)),
         ("gpu", 7, 0, None, (1, math.inf)),  # 60 steps a scale: 60 + 7 is no multiple
         ("gpu", None, 0, 0, (1, math.inf)),
-        ("cpu", None, 0, None, (10, 1.0)),
+        ("cpu", None, 0, None, (10, 2.0)),
         ("cpu", None, 0, 0, (1, math.inf)),
         ("cpu", None, 0, 0.5, (10, 0.5)),
         ("cpu", 20, 0, None, (1, math.inf)),
