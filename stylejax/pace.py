@@ -94,15 +94,14 @@ def seconds(
     scales' programs will take, unless it was found compiled and they are not.
     """
     device = device or jax.local_devices()[0]
+    products = _TRIED_ON_CPU if device.platform == "cpu" else _TRIED
     with jax.default_device(device):
-        trial = _tried(config, size, params, products=_products_on(device))
-    area = trial.side**2
-    # Frequencies are sums over a row or a column for each pixel, all else is as it is.
-    longer = partial(_times_longer, side=trial.side)
-    taken = sum(
-        share.pixels / area * (trial.evaluation + trial.canvas * longer(share.size))
-        for share in work(config, size, params)
-    )
+        trial = _tried(config, params, side=side_tried(params, size, products))
+    taken = 0.0
+    for pixels, (height, width) in work(config, size, params):
+        # A frequency is in a whole row and column; all else costs a pixel the same at any size.
+        longer = (height + width) / (2 * trial.side) - 1
+        taken += pixels / trial.side**2 * (trial.evaluation + longer * trial.canvas)
     # Devices of a CPU share its cores, of which one had all.
     together = 1 if config.mesh is None else config.mesh.size
     if device.platform == "cpu":
@@ -112,15 +111,6 @@ def seconds(
         for each in config.sizes(*size)
     )
     return taken / together + delays * trial.compiling
-
-
-def _products_on(device: Any) -> float:
-    return _TRIED_ON_CPU if device.platform == "cpu" else _TRIED
-
-
-def _times_longer(size: tuple[int, int], *, side: int) -> float:
-    """By how much rows and columns are longer than the trial's, in its sides."""
-    return sum(size) / (2 * side) - 1
 
 
 def side_tried(params: vgg.Params, size: tuple[int, int], products: float) -> int:
@@ -133,9 +123,8 @@ def side_tried(params: vgg.Params, size: tuple[int, int], products: float) -> in
     return max(16, int(min(side, math.sqrt(math.prod(size)))) // 16 * 16)
 
 
-def _tried(config: Config, size: tuple[int, int], params: vgg.Params, *, products: float) -> _Trial:
+def _tried(config: Config, params: vgg.Params, *, side: int) -> _Trial:
     """Takes some steps of the run on a small picture of noise, compared with nothing in earnest."""
-    side = side_tried(params, size, products)
     config = replace(
         config, strip=None, strip_above=None, recompute=None, nested=False, mesh=None, height=None
     )

@@ -345,8 +345,9 @@ def walk(
         state, rows = ahead(state, params, targets, loss_weights, min(stretch, steps - step))
         rows = _taken(rows)
         step += len(rows.taken)
-        possible = seconds * len(rows.taken) / (time.perf_counter() - began)
-        stretch = max(1, int(min(possible, every)))
+        if seconds < math.inf:
+            a_step = (time.perf_counter() - began) / len(rows.taken)
+            stretch = max(1, min(every, int(seconds / a_step)))
 
 
 def _taken(rows: History) -> History:
