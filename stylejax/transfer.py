@@ -241,7 +241,10 @@ def iterate(
     if not seconds >= 0:
         raise ValueError(f"seconds is {seconds}; it must be 0 or more")
     if seconds < math.inf and config.mesh is not None and jax.process_count() > 1:
-        raise ValueError("seconds with several processes; they have to take the same steps")
+        raise ValueError(
+            f"seconds is {seconds} and {jax.process_count()} processes share the run, which must "
+            "take the same steps; give every alone"
+        )
     used = _uses(content, styles, config, loss_weights, guides)
     photo, paintings, start = colour.prepare(config.colour, content, styles, init, uses=used)
     colours, config = config.colour, replace(config, colour=None)

@@ -318,6 +318,14 @@ def test_iterate_refuses_less_than_no_time(params, seconds):
         iterate(params, CONTENT, [STYLE], config=CONFIG, seconds=seconds)
 
 
+def test_iterate_refuses_a_clock_of_its_own_in_each_process(params, monkeypatch):
+    mesh = jax.make_mesh((1,), ("rows",), devices=jax.devices()[:1])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = dataclasses.replace(CONFIG, mesh=mesh)
+    with pytest.raises(ValueError, match=r"seconds is 2\.0 and 2 processes share the run"):
+        iterate(params, CONTENT, [STYLE], config=config, seconds=2.0)
+
+
 def test_iterate_may_be_left_early_and_its_images_stay_valid(params):
     images = []
     for progress in iterate(params, CONTENT, [STYLE], config=TWO_SCALES, every=2):
