@@ -3,7 +3,7 @@
 python scripts/stylize.py photo.jpg painting.jpg -o out.png
 """
 
-from stylejax.cli import main
+from stylejax.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

@@ -122,9 +122,11 @@ def _activations(
     architecture: vgg.Architecture,
     lanes: int,
 ) -> float:
+    width = 2 if vgg.narrow(config.precision) else _FLOAT
+
     def whole(size: tuple[int, int]) -> float:
         return _SCHEDULE * memory.activation_bytes(
-            size, config.layers, architecture, lanes=lanes, pool=config.pool
+            size, config.layers, architecture, lanes=lanes, pool=config.pool, width=width
         )
 
     cut = cut_of(params, size, config)
@@ -133,7 +135,7 @@ def _activations(
     part = (cut.stages["input"].rows, size[1])
     # The rows that each strip hands on are kept for the gradient, and so are activations that
     # shall not be computed again.
-    kept = strips.kept_bytes(cut, config.layers, recompute=config.recompute)
+    kept = strips.kept_bytes(cut, config.layers, recompute=config.recompute, width=width)
     return whole(part) + strips.kept_at_a_time(cut) * kept
 
 

@@ -5,6 +5,7 @@ kept), 2 for a wrong input (one line, nothing written), 130 after Ctrl-C and 143
 picture so far is kept).
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import stylejax
 from stylejax import (
     batch,
     commands,
+    compilation,
     fallback,
     figure,
     grid,
@@ -600,8 +602,9 @@ def command(
         str | None,
         _option(
             "--precision",
-            "Of the convolutions: highest (float32), high, or default (fast on GPU and TPU).",
-            _C.precision,
+            "Of the convolutions: highest (float32), high, default (TF32 on GPUs, bfloat16 on "
+            "TPUs), or bfloat16, for features too; auto is highest, on GPUs default.",
+            "auto",
             panel=_OUTPUT,
         ),
     ] = None,
@@ -645,6 +648,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status; the console command and the script call it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    compilation.by_library()
     try:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
@@ -664,9 +668,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return job.INTERRUPTED
 
 
+# The least exit status of a run that a signal ended: 128 and its number.
+_STOPPED = 128
+
+
 def run() -> None:
-    """The console command ``stylejax``."""
-    raise SystemExit(main())
+    """The console command ``stylejax``.
+
+    A picture's run that was asked to stop leaves without waiting for programs that are still being
+    compiled, which nobody can interrupt; on a GPU that takes up to a minute.
+    """
+    status = main()
+    if status >= _STOPPED and sys.argv[1] not in COMMANDS and not hosts.several():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def _refuse(message: str) -> int:

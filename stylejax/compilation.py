@@ -1,5 +1,7 @@
 """Compiling the programs of scales before they are needed."""
 
+import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +16,20 @@ from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State
 from stylejax.scale import Array, advance, described, gathered, picture, prepare
+
+
+def by_library() -> None:
+    """Asks XLA to leave matrix products on a GPU to the vendor's library, for this process.
+
+    It otherwise compiles dozens of programs for every one and times them: on an H200 3 to 9 s for
+    one of float32 numbers with 16 cores at work, minutes for a run's scales (docs/performance.md).
+    XLA reads it when JAX first looks for devices, so this comes before. What the environment says
+    stands; where JAX has no CUDA nothing is said.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    if "xla_gpu_enable_triton_gemm" not in flags and any(map(importlib.util.find_spec, plugins)):
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from stylejax.optimizers import Adam, GradientDescent, JaxoptLbfgs, JaxoptLbfgsb
 from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 ContentLoss = losses.ContentLoss | Callable[[jax.Array, jax.Array], jax.Array]
-Precision = Literal["highest", "high", "default"]
+Precision = Literal["highest", "high", "default", "bfloat16"]
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -50,7 +50,8 @@ class Config:
         ``"circular"`` makes it a tile that can be repeated without a seam. Photo and paintings are
         then seen with ``"replicate-all"``, because they are no tiles.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
-        TF32 or bfloat16. Gram matrices and sums are float32 in any case.
+        TF32 or bfloat16; with ``"bfloat16"`` the network's features are such numbers too, half the
+        memory. Gram matrices, losses and sums are float32 in any case.
       optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
       canvas: what the optimizer holds, see ``canvas.Canvas``; None takes ``FREQUENCIES`` for L-BFGS
         (``CIRCULAR_FREQUENCIES`` with that padding) and ``PIXELS`` for Adam, which scales each

@@ -7,6 +7,7 @@ made of the same operations, so reverse-over-reverse differentiation works; forw
 (``jax.jvp``) does not.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -96,29 +97,73 @@ def convolve_rows(
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, frame: _Frame, precision: Precision) -> jax.Array:
-    """With zero padding, the only kind that XLA is quick at on CPU (a quarter of VALID's time).
+    """The direct sum, of ``x`` with its frame but for the zeros."""
+    framed = _framed(x, tuple(beyond if beyond != "constant" else "given" for beyond in frame))
+    zeros = tuple(beyond == "constant" for beyond in frame)
+    within, cropped = (
+        partial(way, zeros=zeros, precision=precision) for way in (_within, _cropped)
+    )
+    if all(zeros):
+        return within(framed, kernel)
+    return jax.lax.platform_dependent(framed, kernel, cpu=cropped, default=within)
 
-    Along an axis with another frame this is wrong at both ends, which are left out.
-    """
-    padded = tuple(beyond if beyond != "constant" else "given" for beyond in frame)
-    out = jax.lax.conv_general_dilated(
-        _framed(x, padded)[None],
+
+def _within(
+    x: jax.Array, kernel: jax.Array, *, zeros: Sequence[bool], precision: Precision
+) -> jax.Array:
+    """The windows within ``x``, which has zeros around along some axes."""
+    return jax.lax.conv_general_dilated(
+        x[None],
         kernel,
         window_strides=(1, 1),
-        padding="SAME",
+        padding=[(int(along),) * 2 for along in zeros],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )[0]
-    down, across = (slice(None) if b == "constant" else slice(1, -1) for b in frame)
-    return out[down, across]
+
+
+def _cropped(
+    x: jax.Array, kernel: jax.Array, *, zeros: Sequence[bool], precision: Precision
+) -> jax.Array:
+    """The same made with zeros around every axis, the only way that XLA is quick at on CPU.
+
+    It takes a quarter of the other's time. Along an axis without zeros both ends are wrong, and
+    left out.
+    """
+    down, across = (slice(None) if along else slice(1, -1) for along in zeros)
+    return _within(x, kernel, zeros=(True, True), precision=precision)[down, across]
 
 
 def _framed(x: jax.Array, frame: Any) -> jax.Array:
     """A line more on every side, but for axes where it is given."""
+    if tuple(frame) == ("edge", "edge"):
+        return jax.lax.platform_dependent(x, cpu=_edged, default=_edged_at_once)
     for beyond in dict.fromkeys(frame):
         if beyond != "given":
             x = jnp.pad(x, [*((int(b == beyond),) * 2 for b in frame), (0, 0)], beyond)
     return x
+
+
+def _edged(x: jax.Array) -> jax.Array:
+    """The border once more around ``x``."""
+    return jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge")
+
+
+def _edged_at_once(x: jax.Array) -> jax.Array:
+    """The same as a sum of lines amid zeros, which GPUs do in one pass at the memory's rate.
+
+    Of what ``jnp.pad`` concatenates XLA makes a program three times slower (docs/performance.md).
+    """
+    h, w, _ = x.shape
+    rows = {0: (0, h + 1), 1: (1, 1), 2: (h + 1, 0)}
+    columns = {0: (0, w + 1), 1: (1, 1), 2: (w + 1, 0)}
+    ends = {0: slice(1), 1: slice(None), 2: slice(-1, None)}
+    parts = [
+        jnp.pad(x[ends[i], ends[j]], (rows[i], columns[j], (0, 0)))
+        for i in range(3)
+        for j in range(3)
+    ]
+    return sum(parts[1:], parts[0])
 
 
 def _unframed(x: jax.Array, frame: _Frame) -> jax.Array:

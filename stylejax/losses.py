@@ -73,6 +73,11 @@ content_loss_sum_of_squares = ContentLoss(_sum, name="content_loss_sum_of_square
 content_loss_relative = ContentLoss(_relative, name="content_loss_relative")
 
 
+def widened(x: jax.Array) -> jax.Array:
+    """Features that may be bfloat16 as what sums are made of, float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def at_least_tiny(square: jax.Array) -> jax.Array:
     """Keeps a division by the square of something that is zero (a black image) finite."""
     return jnp.maximum(square, jnp.finfo(square.dtype).tiny ** 0.5)
@@ -163,7 +168,7 @@ def nine_point_variation(image: jax.Array) -> jax.Array:
 
 def activity(features: jax.Array) -> jax.Array:
     """``1 / (N M) sum_ij F_ij^2``, what ``dream_loss`` compares."""
-    return jnp.mean(jnp.square(features))
+    return jnp.mean(jnp.square(widened(features)))
 
 
 def dream_loss(features: jax.Array, photo: jax.Array) -> jax.Array:
@@ -216,13 +221,14 @@ def _unit_gradient_forward(
     loss: Callable[..., jax.Array], features: jax.Array, target: Any
 ) -> tuple[jax.Array, jax.Array]:
     value, gradient = jax.value_and_grad(loss)(features, target)
-    return value, gradient / (jnp.sum(jnp.abs(gradient)) + 1e-8)
+    unit = widened(gradient) / (jnp.sum(jnp.abs(widened(gradient))) + 1e-8)
+    return value, unit.astype(gradient.dtype)
 
 
 def _unit_gradient_backward(
     loss: Callable[..., jax.Array], gradient: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, None]:
-    return cotangent * gradient, None
+    return (cotangent * gradient).astype(gradient.dtype), None
 
 
 with_unit_gradient.defvjp(_unit_gradient_forward, _unit_gradient_backward)

@@ -13,7 +13,6 @@ from stylejax import vgg
 from stylejax.layers import average_pool, average_pool_doubled
 
 TPU_LANES = 128
-_BYTES = 4  # of a float32
 # Their gradients need none of what went in.
 _LINEAR = (average_pool, average_pool_doubled)
 
@@ -71,6 +70,7 @@ def activation_bytes(
     lanes: int = 1,
     pool: vgg.Pool = average_pool,
     signs: int = 1,
+    width: int = 4,
 ) -> int:
     """What the activations of one evaluation with its gradient take at the most, in bytes.
 
@@ -87,6 +87,7 @@ def activation_bytes(
       pool: as in ``Config``.
       signs: bytes that are kept of a ReLU's input: 1 for its sign; 4 where the compiler keeps the
         number, of which nothing here can keep it.
+      width: bytes of a feature, 2 of bfloat16's.
 
     Raises:
       ValueError: an unknown layer, or none.
@@ -102,13 +103,13 @@ def activation_bytes(
     for before, stage in pairwise(through):
         pooled = stage.layer.startswith("pool")
         if pooled and pool not in _LINEAR:
-            kept += _BYTES * before.numbers(lanes)
+            kept += width * before.numbers(lanes)
         if not pooled:
             kept += signs * stage.numbers(lanes)
         for layer in {stage.layer, stage.layer.replace("relu", "conv")} & compared:
             seen = stage._replace(channels=widths.get(layer, stage.channels))
-            kept += _BYTES * seen.numbers(lanes)
-        working = max(working, _BYTES * (before.numbers(lanes) + stage.numbers(lanes)))
+            kept += width * seen.numbers(lanes)
+        working = max(working, width * (before.numbers(lanes) + stage.numbers(lanes)))
     return kept + working
 
 

@@ -165,6 +165,7 @@ def _content_loss(
     target: jax.Array,
 ) -> jax.Array:
     mask = halo.padded(masks[layer], features) if masks else None
+    features = losses.widened(features)
     loss = config.content_loss
     return halo.content_loss(loss, weigh(features, mask), weigh(target, mask), extent)
 
@@ -229,7 +230,8 @@ def _in_strips(
             weight = counted[:, :, None] if regions is None else regions
             sums = sums._replace(style=summarised(layer, f, weight, config))
         if layer in config.dream_layers:
-            sums = sums._replace(squares=jnp.sum(counted[:, :, None] * jnp.square(f)))
+            squares = jnp.square(losses.widened(f))
+            sums = sums._replace(squares=jnp.sum(counted[:, :, None] * squares))
         return sums, ()
 
     masks = (guides and guides.content) or {}

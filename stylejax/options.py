@@ -90,6 +90,8 @@ _BEHIND = {
 _PLACES = {"photo": "PHOTO", "paintings": "PAINTING", "weights_file": "--weights"}
 PADDINGS = get_args(vgg.Padding)
 PRECISIONS = get_args(Precision)
+# With these a value is noisy in its third digit, on one device or another.
+_NOISY = ("default", "bfloat16")
 
 
 def choice(option: str, value: str, possible: Sequence[str]) -> str:
@@ -458,11 +460,11 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         )
     if given["pooling"] is not None:
         config["pool"] = POOLS[choice("--pooling", given["pooling"], [*POOLS])]
-    for name, possible in (("padding", PADDINGS), ("precision", PRECISIONS)):
-        if given[name] is not None:
-            config[name] = choice(f"--{name}", given[name], possible)
-    if config.get("precision") == "default" and isinstance(config["optimizer"], Lbfgs):
-        config["optimizer"] = dataclasses.replace(config["optimizer"], noise=BFLOAT16_NOISE)
+    if given["padding"] is not None:
+        config["padding"] = choice("--padding", given["padding"], PADDINGS)
+    asked = choice("--precision", given["precision"] or "auto", ("auto", *PRECISIONS))
+    if asked != "auto":
+        config |= precise(asked, config["optimizer"])
     for name in ("content_layers", "style_layers"):
         if given[name] is not None:
             option = "--" + name.replace("_", "-")
@@ -501,8 +503,8 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
     dreamt = dream(given)
     if dreamt is not None:
         config["dream_layers"], loss_weights["dream"] = dreamt
-    if (asked := colours(given)) is not None:
-        config["colour"] = asked
+    if (matched := colours(given)) is not None:
+        config["colour"] = matched
     file = None
     if given["init"] is not None:
         config["noise"], file = start("--init", given["init"])
@@ -512,6 +514,13 @@ def build(given: dict[str, Any], styles: int) -> tuple[Preset, Path | None]:
         config=_replace(preset.config, config),
         loss_weights=preset.loss_weights._replace(**loss_weights),
     ), file
+
+
+def precise(precision: str, optimizer: Minimizer) -> dict[str, Any]:
+    """The changes of a config for a precision: a line search has to know of its noise."""
+    if precision in _NOISY and isinstance(optimizer, Lbfgs):
+        optimizer = dataclasses.replace(optimizer, noise=BFLOAT16_NOISE)
+    return {"precision": precision, "optimizer": optimizer}
 
 
 def _replace(config: Config, changes: dict[str, Any]) -> Config:

@@ -104,8 +104,20 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     found, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
-    preset = preset._replace(config=_fitting(given, preset.config, content, params, device))
+    config = _quick(given, preset.config, device)
+    preset = preset._replace(config=_fitting(given, config, content, params, device))
     return Job(given, preset, content, photo.alpha, styles, init, marked, found, params, device)
+
+
+def _quick(given: dict[str, Any], config: Config, device: Any) -> Config:
+    """The config with TF32 convolutions on a GPU, where no precision was asked for.
+
+    It is then about six times as quick (docs/performance.md), and does what PyTorch does there.
+    """
+    asked = given["precision"] not in (None, "auto")
+    if asked or (device or jax.devices()[0]).platform != "gpu":
+        return config
+    return replace(config, **options.precise("default", config.optimizer))
 
 
 def _fitting(

@@ -246,7 +246,7 @@ def fold(
         return (early | late, sums), {layer: kept for layer, (_, kept) in seen.items()}
 
     xs = (lines, jnp.arange(cut.number), dict(given))
-    buffers = _buffers(cut, lines.dtype)
+    buffers = _buffers(cut, vgg.narrow(network.precision) or lines.dtype)
     if "input" in given:
         buffers["input"] = jnp.zeros_like(lines[0, :1])
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
@@ -316,7 +316,9 @@ def _through(
     def looked(layer: str, features: jax.Array, above: int) -> tuple[Any, Any]:
         stage = cut.stages[layer]
         row = stage.first(strip) + jnp.arange(-above, stage.rows) - stage.margin
-        counted = ((row >= 0) & (row < stage.counted)).astype(features.dtype)
+        counted = ((row >= 0) & (row < stage.counted)).astype(
+            jnp.promote_types(features.dtype, jnp.float32)
+        )
         counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
         return look(layer, features, counted, given[layer])
 
@@ -328,7 +330,8 @@ def _through(
                 kept["input"] = x[-1:]
                 above = jnp.concatenate([buffers["input"], x])
                 seen["input"] = looked("input", above, 1)
-            x = vgg.Preprocessing().apply({"params": params["input"]}, x)
+            enter = vgg.Preprocessing(vgg.narrow(network.precision))
+            x = enter.apply({"params": params["input"]}, x)
         if layer.startswith("relu"):
             x = rectify(x)
         else:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax import halo, matting, strips, vgg
+from stylejax import halo, losses, matting, strips, vgg
 from stylejax.coefficients import LossWeights, style_shares
 from stylejax.config import Config
 from stylejax.devices import Rows
@@ -184,9 +184,11 @@ def summarised(
     if config.padding == "circular":
         statistic = on_tile(statistic)
     accumulate = partial(halo.summary, statistic, extent=extent)
-    if mask is None:
-        return (accumulate(features, None),)
-    return tuple(accumulate(features, mask[:, :, region]) for region in range(mask.shape[2]))
+    products = "tensorfloat32" if config.precision == "default" else None
+    with jax.default_matmul_precision(products):
+        if mask is None:
+            return (accumulate(features, None),)
+        return tuple(accumulate(features, mask[:, :, region]) for region in range(mask.shape[2]))
 
 
 def _photo(
@@ -198,7 +200,7 @@ def _photo(
         features = network_features(params, photo, layers, config)
         extents = extents_of(photo, config)
         return (
-            {layer: features[layer] for layer in config.content_layers},
+            {layer: losses.widened(features[layer]) for layer in config.content_layers},
             {
                 layer: halo.activity(features[layer], extents[layer])
                 for layer in config.dream_layers
@@ -206,6 +208,7 @@ def _photo(
         )
 
     def look(layer: str, f: jax.Array, counted: jax.Array, _: Any) -> tuple[Any, Any]:
+        f = losses.widened(f)
         squares = jnp.sum(counted[:, :, None] * jnp.square(f))
         return squares, f if layer in config.content_layers else ()
 

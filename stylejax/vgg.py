@@ -183,8 +183,15 @@ def stride(layer: str) -> int:
     return 2**block if layer.startswith("pool") else 2 ** (block - 1)
 
 
+def narrow(precision: Precision) -> Any:
+    """The dtype that features have where it is not the image's: bfloat16, if that is asked for."""
+    return jnp.bfloat16 if precision == "bfloat16" else None
+
+
 class Preprocessing(nn.Module):
     """The affine map from sRGB in [0, 1] to the colours a checkpoint was trained on."""
+
+    dtype: Any = None  # of the result; None is the image's
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -192,7 +199,7 @@ class Preprocessing(nn.Module):
         kernel = self.param("kernel", lambda _: jnp.array(CAFFE_KERNEL))
         bias = self.param("bias", lambda _: jnp.array(CAFFE_BIAS))
         mapped = jnp.matmul(image, kernel.astype(image.dtype), precision="highest")
-        return mapped + bias.astype(image.dtype)[None, None]
+        return (mapped + bias.astype(image.dtype)[None, None]).astype(self.dtype or image.dtype)
 
 
 class Convolution(nn.Module):
@@ -209,6 +216,8 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(x.dtype)
         evaluated = self.variables["params"].get("evaluated")
+        if evaluated is not None and evaluated.dtype != x.dtype:
+            evaluated = None
         out = self.operation(x, kernel, self.precision, evaluated=evaluated)
         return out + bias[None, None]
 
@@ -246,7 +255,7 @@ class VGG(nn.Module):
         """``[H, W, 3]`` image in [0, 1] to ``{layer: [h, w, c]}``."""
         wanted = set(layers)
         features: dict[str, jax.Array] = {}
-        x = Preprocessing(name="input")(image)
+        x = Preprocessing(narrow(self.precision), name="input")(image)
         for block, depth, width in _blocks(self.architecture):
             for index in range(1, depth + 1):
                 place = f"{block}_{index}"
@@ -290,7 +299,8 @@ def features(
 
     Args:
       params: the network's arrays; the architecture is read off them.
-      image: ``[H, W, 3]`` float, sRGB in [0, 1]; its dtype is the dtype of the computation.
+      image: ``[H, W, 3]`` float, sRGB in [0, 1]; its dtype is the dtype of the computation, unless
+        ``precision`` is ``"bfloat16"``.
       layers: names such as ``"relu4_2"``.
       pool: ``layers.average_pool`` (the paper: "improves the gradient flow"), ``layers.max_pool``
         (the usual), ``layers.max_pool_ceil`` (how the network was trained), or another of
@@ -300,7 +310,8 @@ def features(
         network sees no frame at all; ``"circular"`` takes the image for one tile of an endless
         pattern. Its period is then the image's where ``minimum_size(layers)`` divides height and
         width; elsewhere pooling leaves a row or column out.
-      precision: of the convolutions, see ``layers.convolve``.
+      precision: of the convolutions, see ``layers.convolve``; ``"bfloat16"`` is of the features
+        too, which then take half the memory and, on GPUs, little more than half the time.
 
     Returns:
       ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, see

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from stylejax.losses import at_least_tiny
+from stylejax.losses import at_least_tiny, widened
 from stylejax.statistics.statistic import Statistic, per_position
 
 SIDE = 3
@@ -65,6 +65,7 @@ def patch_summary_of_tile(features: jax.Array, weight: jax.Array | None = None) 
 def _framed(
     features: jax.Array, weight: jax.Array | None, beyond: Literal["edge", "wrap"]
 ) -> PatchSummary:
+    features = widened(features)
     if weight is None:
         weight = jnp.ones(features.shape[:2], features.dtype)
     return PatchSummary(jnp.pad(features, ((1, 1), (1, 1), (0, 0)), mode=beyond), weight)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax.losses import at_least_tiny
+from stylejax.losses import at_least_tiny, widened
 from stylejax.statistics.statistic import Statistic, weighted_mean
 
 
@@ -74,7 +74,7 @@ def quantile_blend(each: Sequence[jax.Array], shares: jax.Array) -> jax.Array:
 
 def channel_quantiles(features: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """The quantiles ``[h w, c]`` of each channel of features ``[h, w, c]``."""
-    flat = features.reshape(-1, features.shape[-1])
+    flat = widened(features).reshape(-1, features.shape[-1])
     return quantiles(flat, None if weight is None else weight.ravel())
 
 
@@ -103,7 +103,7 @@ def directions(channels: int) -> np.ndarray:
 
 def direction_quantiles(features: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """The quantiles ``[h w, c]`` of features ``[h, w, c]`` along each of the ``directions``."""
-    flat = features.reshape(-1, features.shape[-1])
+    flat = widened(features).reshape(-1, features.shape[-1])
     along = jnp.asarray(directions(flat.shape[1]), flat.dtype)
     projected = jnp.matmul(flat, along, precision="highest")
     return quantiles(projected, None if weight is None else weight.ravel())

@@ -106,4 +106,5 @@ def per_position(total: jax.Array, positions: jax.Array) -> jax.Array:
 
 def weighted_mean(values: Sequence[jax.Array], shares: jax.Array) -> jax.Array:
     """``sum_s shares_s values_s``."""
-    return jnp.tensordot(shares, jnp.stack(values), axes=1, precision="highest")
+    first, *others = (share * value for share, value in zip(shares, values, strict=True))
+    return sum(others, start=first)
