@@ -19,7 +19,6 @@ environment says ``OMP_WAIT_POLICY=ACTIVE``. ``taskset -c 1`` compares the two o
 
 import argparse
 import json
-import math
 import os
 import platform
 import re
@@ -39,11 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_reference
-from evaluation import STEPS, Run
+from evaluation import STEPS, Run, flops
 from torch_reference import OBJECTIVES, Setting
 from whole_runs import Race, compete, pictures
 
-from stylejax import DEFAULT_WEIGHTS, VGG19, Config, Status, images, record, scale, vgg, weights
+from stylejax import DEFAULT_WEIGHTS, Config, Status, images, record, scale, vgg, weights
 from stylejax.canvas import PIXELS
 from stylejax.options import POOLS
 
@@ -51,7 +50,8 @@ PADDINGS, TRIALS = ("zero", "replicate-all"), 3
 LIMITS = 1e-4, 1e-2, 1e-4  # of TorchRun.apart
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
-RIVALS = {"highest": ("float32",), "default": ("tf32", "bf16")}  # PyTorch's, by our precision
+# PyTorch's precision, by ours.
+RIVALS = {"highest": "float32", "default": "tf32", "bfloat16": "bf16"}
 
 
 class Point(NamedTuple):
@@ -137,8 +137,8 @@ def one_step(ours: Run, size: int) -> Point:
 def rivals(params: vgg.Params, point: Point, config: Config, compiling: bool) -> Iterator[TorchRun]:
     """PyTorch in every setting that competes."""
     pooling = next(name for name, pool in POOLS.items() if pool is config.pool)
-    compiled = (False, True) if compiling or device() == "cuda" else (False,)
-    for how in product(torch_reference.LAYOUTS, RIVALS[config.precision], compiled):
+    precision = RIVALS[config.precision]
+    for how in product(torch_reference.LAYOUTS, [precision], (False, True)[: 1 + compiling]):
         setting = Setting(pooling, config.padding, *how)._replace(device=device())
         try:
             yield TorchRun(params, point, setting)
@@ -155,24 +155,17 @@ def fastest(runs: list[TorchRun]) -> TorchRun:
 
 
 def gemm_rate(precision: str) -> float:
-    """FLOP/s of a float32 matrix product of a convolution's shape, median of 15."""
-    a, b = jnp.ones((4096, 2304)), jnp.ones((2304, 256))
+    """FLOP/s of a matrix product of a convolution's shape, median of 15."""
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    rows = 4096 if device() == "cpu" else 2**18
+    a, b = jnp.ones((rows, 2304), dtype), jnp.ones((2304, 256), dtype)
     multiply = jax.jit(partial(jnp.matmul, precision=precision))
     seconds = []
     for _ in range(16):
         began = time.perf_counter()
         multiply(a, b).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return 2 * 4096 * 2304 * 256 / statistics.median(seconds[1:])  # the first one compiles
-
-
-def flops(size: int) -> int:
-    """Of the direct convolutions up to conv5_1 and of their input gradients."""
-    return sum(
-        2 * 2 * math.prod(shapes["kernel"]) * (size >> (vgg.block_of(name) - 1)) ** 2
-        for name, shapes in vgg.parameter_shapes(VGG19).items()
-        if "conv1_1" <= name <= "conv5_1"
-    )
+    return 2 * rows * 2304 * 256 / statistics.median(seconds[1:])  # the first one compiles
 
 
 def evaluation(options: argparse.Namespace) -> Iterator[Row]:
@@ -262,8 +255,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--poolings", nargs="+", choices=[*POOLS], default=[*POOLS])
     parser.add_argument("--paddings", nargs="+", choices=PADDINGS, default=PADDINGS)
-    parser.add_argument("--precisions", nargs="+", choices=[*RIVALS], help="default: both on GPU")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on CPU as well")
+    parser.add_argument("--precisions", nargs="+", choices=[*RIVALS], help="default: all on GPU")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile too; on GPU unasked"
+    )
     parser.add_argument("--photo", type=Path, default=ROOT / "examples" / "photo.jpg")
     parser.add_argument("--painting", type=Path, default=ROOT / "examples" / "painting.jpg")
     parser.add_argument("--objectives", nargs="+", choices=[*OBJECTIVES], default=["default"])
@@ -278,6 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures what is asked for; a row is printed and kept as soon as it is known."""
     options = parse(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch some of a GPU
+    if options.compile is None:
+        options.compile = device() == "cuda"
     options.precisions = options.precisions or (["highest"] if device() == "cpu" else [*RIVALS])
     report: dict[str, Any] = {"machine": machine()}
     print(json.dumps(report["machine"]))
