@@ -96,18 +96,6 @@ def convolve_rows(
     return _convolve(x, kernel, evaluated, ("given", beside), precision)
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, frame: _Frame, precision: Precision) -> jax.Array:
-    """The direct sum, of ``x`` with its frame but for the zeros."""
-    framed = _framed(x, tuple(beyond if beyond != "constant" else "given" for beyond in frame))
-    zeros = tuple(beyond == "constant" for beyond in frame)
-    within, cropped = (
-        partial(way, zeros=zeros, precision=precision) for way in (_within, _cropped)
-    )
-    if all(zeros):
-        return within(framed, kernel)
-    return jax.lax.platform_dependent(framed, kernel, cpu=cropped, default=within)
-
-
 def _within(
     x: jax.Array, kernel: jax.Array, *, zeros: Sequence[bool], precision: Precision
 ) -> jax.Array:
@@ -136,34 +124,27 @@ def _cropped(
 
 def _framed(x: jax.Array, frame: Any) -> jax.Array:
     """A line more on every side, but for axes where it is given."""
-    if tuple(frame) == ("edge", "edge"):
-        return jax.lax.platform_dependent(x, cpu=_edged, default=_edged_at_once)
     for beyond in dict.fromkeys(frame):
         if beyond != "given":
             x = jnp.pad(x, [*((int(b == beyond),) * 2 for b in frame), (0, 0)], beyond)
     return x
 
 
-def _edged(x: jax.Array) -> jax.Array:
-    """The border once more around ``x``."""
-    return jnp.pad(x, ((1, 1), (1, 1), (0, 0)), "edge")
+def _edged_at_once(x: jax.Array, frame: Any) -> jax.Array:
+    """``_framed`` with repeated borders alone: a sum of lines amid zeros, one pass on a GPU.
 
-
-def _edged_at_once(x: jax.Array) -> jax.Array:
-    """The same as a sum of lines amid zeros, which GPUs do in one pass at the memory's rate.
-
-    Of what ``jnp.pad`` concatenates XLA makes a program three times slower (docs/performance.md).
+    Of what ``jnp.pad`` concatenates XLA makes a slower program there (docs/performance.md).
     """
-    h, w, _ = x.shape
-    rows = {0: (0, h + 1), 1: (1, 1), 2: (h + 1, 0)}
-    columns = {0: (0, w + 1), 1: (1, 1), 2: (w + 1, 0)}
-    ends = {0: slice(1), 1: slice(None), 2: slice(-1, None)}
-    parts = [
-        jnp.pad(x[ends[i], ends[j]], (rows[i], columns[j], (0, 0)))
-        for i in range(3)
-        for j in range(3)
-    ]
-    return sum(parts[1:], parts[0])
+
+    def parts(length: int, beyond: str) -> list[tuple[slice, tuple[int, int]]]:
+        if beyond != "edge":
+            return [(slice(None), (0, 0))]
+        middle = (slice(None), (1, 1))
+        return [(slice(1), (0, length + 1)), middle, (slice(-1, None), (length + 1, 0))]
+
+    down, across = (parts(*axis) for axis in zip(x.shape[:2], frame, strict=True))
+    lines = [jnp.pad(x[i, j], (above, beside, (0, 0))) for i, above in down for j, beside in across]
+    return sum(lines[1:], lines[0])
 
 
 def _unframed(x: jax.Array, frame: _Frame) -> jax.Array:
@@ -206,8 +187,16 @@ def _convolve(
     frame: _Frame,
     precision: Precision,
 ) -> jax.Array:
+    # The frame but for zeros, which the direct sums have themselves.
+    lines = tuple("given" if beyond == "constant" else beyond for beyond in frame)
+    zeros = tuple(beyond == "constant" for beyond in frame)
+
     def direct(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        return _correlate(x, kernel, frame, precision)
+        framed = _framed(x, lines) if "wrap" in lines else _edged_at_once(x, lines)
+        return _within(framed, kernel, zeros=zeros, precision=precision)
+
+    def cropped(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
+        return _cropped(_framed(x, lines), kernel, zeros=zeros, precision=precision)
 
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
         return winograd.correlate(_framed(x, frame), evaluated, precision=precision)
@@ -215,11 +204,14 @@ def _convolve(
     def by_columns(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
         return columns.correlate(_framed(x, frame), kernel, precision=precision)
 
+    on_cpu: Any = direct if all(zeros) else cropped
     if columns.worthwhile(x.shape[:2], *kernel.shape[2:]):
-        return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_columns, default=direct)
-    if evaluated is None or not winograd.worthwhile(x.shape, kernel.shape[-1]):
+        on_cpu = by_columns
+    elif evaluated is not None and winograd.worthwhile(x.shape, kernel.shape[-1]):
+        on_cpu = by_tiles
+    if on_cpu is direct:
         return direct(x, kernel, evaluated)
-    return jax.lax.platform_dependent(x, kernel, evaluated, cpu=by_tiles, default=direct)
+    return jax.lax.platform_dependent(x, kernel, evaluated, cpu=on_cpu, default=direct)
 
 
 class _Saved(NamedTuple):

@@ -80,12 +80,13 @@ def test_strips_and_runs_are_the_cpu_s(as_on_a_gpu):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (5, 7)])
-def test_a_border_once_more(size, rng):
+@pytest.mark.parametrize("frame", [("edge", "edge"), ("given", "edge"), ("given", "given")])
+def test_a_border_once_more(size, frame, rng):
     x = rng.normal(size=(*size, 3)).astype(np.float32)
     x[0, 0] = np.inf
-    framed = np.pad(x, ((1, 1), (1, 1), (0, 0)), "edge")
-    assert_array_equal(layers._edged_at_once(jnp.asarray(x)), framed)
-    assert_array_equal(layers._edged(jnp.asarray(x)), framed)
+    framed = np.pad(x, [*((int(beyond == "edge"),) * 2 for beyond in frame), (0, 0)], "edge")
+    assert_array_equal(layers._edged_at_once(jnp.asarray(x), frame), framed)
+    assert_array_equal(layers._framed(jnp.asarray(x), frame), framed)
 
 
 @pytest.mark.parametrize("zeros", [(False, False), (True, False), (False, True), (True, True)])
