@@ -253,7 +253,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--what", nargs="+", choices=[*PARTS], default=[*PARTS])
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
-    parser.add_argument("--poolings", nargs="+", choices=[*POOLS], default=[*POOLS])
+    both = [*torch_reference.POOLS]
+    parser.add_argument("--poolings", nargs="+", choices=both, default=both)
     parser.add_argument("--paddings", nargs="+", choices=PADDINGS, default=PADDINGS)
     parser.add_argument("--precisions", nargs="+", choices=[*RIVALS], help="default: all on GPU")
     parser.add_argument(
