@@ -679,7 +679,8 @@ def run() -> None:
     compiled, which nobody can interrupt; on a GPU that takes up to a minute.
     """
     status = main()
-    if status >= _STOPPED and sys.argv[1] not in COMMANDS and not hosts.several():
+    one_picture = not COMMANDS.keys() & sys.argv[1:2]
+    if status >= _STOPPED and one_picture and not hosts.several():
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(status)

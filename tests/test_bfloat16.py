@@ -42,13 +42,13 @@ def rounded(x):
 @pytest.fixture
 def on_a_tpu(monkeypatch):
     """Convolutions of rounded numbers until it is called; then float32 ones again."""
-    direct = layers._correlate
+    direct = layers._within
 
     def switch(on):
-        def correlate(x, kernel, frame, precision):
-            return direct(rounded(x), rounded(kernel), frame, precision)
+        def within(x, kernel, **how):
+            return direct(rounded(x), rounded(kernel), **how)
 
-        monkeypatch.setattr(layers, "_correlate", correlate if on else direct)
+        monkeypatch.setattr(layers, "_within", within if on else direct)
         jax.clear_caches()  # programs do not know that the function has changed
 
     # A TPU does without Winograd's filtering.

@@ -31,6 +31,7 @@ CONFIG = Config(content_layers=("relu2_2",), style_layers=("relu1_1", "relu3_1")
 STATISTICS = [
     getattr(statistics, name) for name in statistics.__all__ if name.startswith("RELATIVE_")
 ]
+QUICK = (statistics.RELATIVE_GRAM, statistics.RELATIVE_WASSERSTEIN, statistics.RELATIVE_HISTOGRAM)
 
 
 def pictures(rng, size=(37, 30)):
@@ -62,7 +63,13 @@ def near(found, exact, value=1e-2, angle=0.99):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"style_statistic": statistic} for statistic in STATISTICS),
+        *(
+            pytest.param(
+                {"style_statistic": statistic},
+                marks=() if statistic in QUICK else pytest.mark.long,
+            )
+            for statistic in STATISTICS
+        ),
         {"padding": "zero"},
         {"padding": "circular"},
         {"strip": 16},

@@ -54,9 +54,9 @@ def evaluated(config, size):
     ("padding", "size"),
     [
         ("zero", (23, 18)),
-        ("replicate", (23, 18)),
+        pytest.param("replicate", (23, 18), marks=pytest.mark.long),
         ("replicate-all", (23, 18)),
-        ("replicate-all", (16, 32)),
+        pytest.param("replicate-all", (16, 32), marks=pytest.mark.long),
         ("circular", (20, 16)),
     ],
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 import re
 from types import SimpleNamespace
 
@@ -100,28 +99,3 @@ def test_a_plan_is_told_without_time_where_the_trial_has_no_memory(fails, monkey
     job._tell_plan(own, console)
     line = r"128x96 in .* GB: strips of \d+ rows, 20 pairs of L-BFGS, about .* GB"
     assert re.fullmatch(line + ("" if fails else ", about 1:30") + "\n", told.getvalue())
-
-
-@pytest.mark.parametrize(
-    ("platform", "save_every", "frames", "saved", "expected"),
-    [
-        ("gpu", None, 0, None, (10, math.inf)),
-        ("gpu", 25, 0, None, (5, math.inf)),
-        ("gpu", 20, 12, None, (4, math.inf)),
-        ("gpu", 7, 0, None, (1, math.inf)),  # 60 steps a scale: 60 + 7 is no multiple
-        ("gpu", None, 0, 0, (1, math.inf)),
-        ("cpu", None, 0, None, (10, 2.0)),
-        ("cpu", None, 0, 0, (1, math.inf)),
-        ("cpu", None, 0, 0.5, (10, 0.5)),
-        ("cpu", 20, 0, None, (1, math.inf)),
-        ("cpu", None, 6, None, (1, math.inf)),
-    ],
-)
-def test_stretches_end_where_something_is_wanted(platform, save_every, frames, saved, expected):
-    given = {"save_every": save_every, "animation": None, "animation_every": frames}
-    given["checkpoint_every"] = saved
-    if frames:
-        given["animation"] = "run.gif"
-    preset = SimpleNamespace(config=Config(steps=60))
-    own = SimpleNamespace(preset=preset, content=np.zeros((256, 256, 3)), given=given)
-    assert job._stretch(own, SimpleNamespace(platform=platform)) == expected
