@@ -70,8 +70,8 @@ def near(found, exact, value=1e-2, angle=0.99):
             )
             for statistic in STATISTICS
         ),
-        {"padding": "zero"},
-        {"padding": "circular"},
+        pytest.param({"padding": "zero"}, marks=pytest.mark.long),
+        pytest.param({"padding": "circular"}, marks=pytest.mark.long),
         {"strip": 16},
         pytest.param(
             {"strip": 16, "nested": True, "dream_layers": ("relu3_1",)}, marks=pytest.mark.long

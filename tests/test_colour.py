@@ -636,7 +636,11 @@ def test_other_colours_compile_no_network_anew(params):
     assert scale.run._cache_size() == scale.prepare._cache_size() == 2  # scales
 
 
-@pytest.mark.parametrize("optimizer", [Adam(average=0.9), JaxoptLbfgsb()], ids=str)
+@pytest.mark.parametrize(
+    "optimizer",
+    [Adam(average=0.9), pytest.param(JaxoptLbfgsb(), marks=pytest.mark.long)],
+    ids=str,
+)
 def test_with_other_optimizers_and_canvases(optimizer, params):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, noise=0.3, scales=1)
     for mode in (colour.SYMMETRIC, colour.LUMINANCE):

@@ -53,7 +53,7 @@ def evaluated(config, size):
 @pytest.mark.parametrize(
     ("padding", "size"),
     [
-        ("zero", (23, 18)),
+        pytest.param("zero", (23, 18), marks=pytest.mark.long),
         pytest.param("replicate", (23, 18), marks=pytest.mark.long),
         ("replicate-all", (23, 18)),
         pytest.param("replicate-all", (16, 32), marks=pytest.mark.long),

@@ -73,7 +73,14 @@ NARROW = Lbfgs(memory_dtype="bfloat16")
 
 @pytest.mark.parametrize(
     "optimizer",
-    [Lbfgs(), NARROW, Adam(), Adam(average=0.9), JaxoptLbfgs(), JaxoptLbfgsb()],
+    [
+        Lbfgs(),
+        NARROW,
+        Adam(),
+        Adam(average=0.9),
+        pytest.param(JaxoptLbfgs(), marks=pytest.mark.long),
+        JaxoptLbfgsb(),
+    ],
     ids=str,
 )
 def test_lowers_the_objective_and_reports_it(params, optimizer):
@@ -95,6 +102,7 @@ def test_lowers_the_objective_and_reports_it(params, optimizer):
         np.testing.assert_allclose(after, np.min(last.total), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_narrow_pairs_are_the_same_in_every_way_to_run(params):
     """``stylize`` alone, in a batch, and ``iterate``, whose state's buffers are used again."""
     config = dataclasses.replace(CONFIG, optimizer=NARROW, steps=4)
@@ -348,6 +356,7 @@ def test_vmap_over_styles(params):
         assert batch.evaluations[index] == single.evaluations
 
 
+@pytest.mark.long
 def test_vmap_over_keys(params):
     config = dataclasses.replace(CONFIG, noise=1.0)
     keys = jax.random.split(jax.random.key(7), 3)
