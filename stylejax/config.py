@@ -50,8 +50,9 @@ class Config:
         ``"circular"`` makes it a tile that can be repeated without a seam. Photo and paintings are
         then seen with ``"replicate-all"``, because they are no tiles.
       precision: of the convolutions: ``"highest"`` is float32; ``"default"`` lets GPU and TPU use
-        TF32 or bfloat16; with ``"bfloat16"`` the network's features are such numbers too, half the
-        memory. Gram matrices, losses and sums are float32 in any case.
+        TF32 or bfloat16; with ``"bfloat16"`` the network's features are such numbers too. Losses
+        and sums are float32 in any case, and so are products of Gram matrices but on GPUs with
+        ``"default"``.
       optimizer: a ``Minimizer``: ``Lbfgs()``, ``Adam()``, ``JaxoptLbfgs()``, ``JaxoptLbfgsb()``.
       canvas: what the optimizer holds, see ``canvas.Canvas``; None takes ``FREQUENCIES`` for L-BFGS
         (``CIRCULAR_FREQUENCIES`` with that padding) and ``PIXELS`` for Adam, which scales each

@@ -311,7 +311,7 @@ def features(
         pattern. Its period is then the image's where ``minimum_size(layers)`` divides height and
         width; elsewhere pooling leaves a row or column out.
       precision: of the convolutions, see ``layers.convolve``; ``"bfloat16"`` is of the features
-        too, which then take half the memory and, on GPUs, little more than half the time.
+        too, which takes a GPU little more than half of the time that TF32 takes.
 
     Returns:
       ``{layer: [h, w, c]}``; block ``b`` is ``2 ** (b - 1)`` times smaller than the image, see
