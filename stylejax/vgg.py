@@ -13,7 +13,9 @@ linear map from its own features to those of the larger network, applied to what
 at that layer and not to what flows on.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -328,6 +330,7 @@ def features(
     return network.apply({"params": params}, image, tuple(layers))
 
 
+@partial(jax.jit, static_argnames="architecture")
 def random_params(key: jax.Array, architecture: Architecture = VGG19) -> dict[str, Any]:
     """An untrained network: He-normal kernels, zero biases, the original preprocessing.
 
@@ -335,12 +338,15 @@ def random_params(key: jax.Array, architecture: Architecture = VGG19) -> dict[st
       key: a ``jax.random`` key.
       architecture: its shape.
     """
-    draw = nn.initializers.he_normal()
+    shapes = parameter_shapes(architecture)
+    sizes = [math.prod(of["kernel"]) for of in shapes.values()]
+    # All at once: a draw for each layer would take as many times as long to compile.
+    drawn = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist())
     params: dict[str, Any] = {}
-    for layer, shapes in parameter_shapes(architecture).items():
-        key, own = jax.random.split(key)
-        params[layer] = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-        params[layer]["kernel"] = draw(own, shapes["kernel"])
+    for (layer, of), flat in zip(shapes.items(), drawn, strict=True):
+        params[layer] = {name: jnp.zeros(shape) for name, shape in of.items()}
+        *fans, _ = of["kernel"]
+        params[layer]["kernel"] = (2 / math.prod(fans)) ** 0.5 * flat.reshape(of["kernel"])
     params["input"] = {"kernel": jnp.array(CAFFE_KERNEL), "bias": jnp.array(CAFFE_BIAS)}
     return params
 
