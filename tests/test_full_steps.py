@@ -157,8 +157,10 @@ def pull(z, parameter):
     return jnp.sum(jnp.sqrt(1 + jnp.square(3 * x * parameter - jnp.arange(x.size) / 4))), ()
 
 
-def test_derivatives_through_the_steps(x64):
-    minimizer, z = Lbfgs(memory=3, line_search=False), jnp.asarray(START, jnp.float64)
+@pytest.mark.parametrize("compact", [False, True])
+def test_derivatives_through_the_steps(compact, x64):
+    minimizer = Lbfgs(memory=3, line_search=False, compact=compact)
+    z = jnp.asarray(START, jnp.float64)
 
     def end(parameter):
         def body(state, _):

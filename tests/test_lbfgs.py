@@ -19,6 +19,7 @@ from problems import (
     SHAPE,
     SIZE,
     START,
+    TRIALS,
     Problem,
     objective,
     run,
@@ -26,6 +27,7 @@ from problems import (
 from scipy.optimize import minimize
 
 from stylejax.optimizers import JaxoptLbfgsb, Lbfgs, Status
+from stylejax.optimizers.pairs import forgotten
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -117,6 +119,32 @@ def test_the_first_step_has_length_one(minimizer, x64):
     # The searches double it, or twice at once, while the slope stays steep.
     doublings = np.log2(np.linalg.norm(moved))
     assert_allclose(doublings, round(doublings), atol=1e-9)
+
+
+@pytest.mark.parametrize("line_search", [True, False])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("kind", [ROSENBROCK, RIDGE])
+def test_the_compact_form_takes_the_same_steps(kind, dtype, line_search, x64):
+    """Through a ring that is written over, with pairs that are passed over."""
+    loops = Lbfgs(memory=MEMORY, trials=TRIALS, line_search=line_search, memory_dtype=dtype)
+    problem = Problem(kind, weights=CONDITION_100)
+    expected, values = iterates(loops, problem, 25)
+    points, found = iterates(dataclasses.replace(loops, compact=True), problem, 25)
+    assert values[-1] < values[0] / 2
+    assert_allclose(points, expected, atol=1e-7)
+    assert_allclose(found, values, rtol=1e-6, atol=1e-9)
+
+
+def test_the_compact_form_forgets(x64):
+    """What an emptied memory still holds moves nothing, and is written over."""
+    problem = Problem(QUADRATIC, weights=CONDITION_100)
+    minimizer = Lbfgs(memory=MEMORY, trials=TRIALS, compact=True)
+    state = after_steps(minimizer, problem)
+    pairs = forgotten(state.engine.pairs, unless=jnp.asarray(False))
+    state = state._replace(engine=state.engine._replace(pairs=pairs))
+    assert_steepest_descent(state, _step(minimizer, state, problem), problem)
+    states = [state := _step(minimizer, state, problem) for _ in range(2 * MEMORY)]
+    assert np.all(np.diff([float(s.value) for s in states]) < 0)
 
 
 def after_steps(minimizer, problem, steps=4):

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 MEMORY, SHAPE = 4, (3, 5, 3)
 DIGITS = {None: 53, "float32": 24, "bfloat16": 8}
 every_dtype = pytest.mark.parametrize("dtype", DIGITS)
+both_forms = pytest.mark.parametrize("compact", [False, True])
 
 with_pair = jax.jit(pairs.with_pair)
 
@@ -36,21 +37,22 @@ def walked(rng, steps=2 * MEMORY + 3):
     return places, (flat @ (root @ root.T)).reshape(places.shape)
 
 
-def remembered(dtype, moves, changes):
+def remembered(dtype, moves, changes, compact=False):
     """The memory after each of these pairs, none first."""
-    memory = pairs.empty(jnp.asarray(moves[0]), MEMORY, dtype)
+    memory = pairs.empty(jnp.asarray(moves[0]), MEMORY, dtype, compact=compact)
     yield memory
     for move, change in zip(moves, changes, strict=True):
         memory = with_pair(memory, jnp.asarray(move), jnp.asarray(change), jnp.zeros(()))
         yield memory
 
 
-def test_directions_are_optaxs(rng, x64):
+@both_forms
+def test_directions_are_optaxs(compact, rng, x64):
     """Through an empty, a part filled and a full ring, written over more than twice."""
     places, gradients = walked(rng)
     theirs = optax.scale_by_lbfgs(MEMORY)
     state = theirs.init(jnp.asarray(places[0]))
-    ours = remembered(None, np.diff(places, axis=0), np.diff(gradients, axis=0))
+    ours = remembered(None, np.diff(places, axis=0), np.diff(gradients, axis=0), compact)
     for number, (place, gradient, memory) in enumerate(zip(places, gradients, ours, strict=True)):
         expected, state = theirs.update(jnp.asarray(gradient), state, jnp.asarray(place))
         found = through(memory, jnp.asarray(gradient))
@@ -60,14 +62,15 @@ def test_directions_are_optaxs(rng, x64):
         assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@both_forms
 @every_dtype
-def test_directions_are_the_oracles_of_the_rounded_pairs(dtype, rng, x64):
+def test_directions_are_the_oracles_of_the_rounded_pairs(dtype, compact, rng, x64):
     """Their ``y.s`` and the start of ``H`` too: the only error is that of what is stored."""
     places, gradients = walked(rng)
     moves, changes = np.diff(places, axis=0), np.diff(gradients, axis=0)
     round_off = partial(reference.rounded, digits=DIGITS[dtype])
     kept = [(round_off(s), round_off(y)) for s, y in zip(moves, changes, strict=True)]
-    for number, memory in enumerate(remembered(dtype, moves, changes)):
+    for number, memory in enumerate(remembered(dtype, moves, changes, compact)):
         expected = reference.lbfgs_direction(gradients[-1], kept[max(0, number - MEMORY) : number])
         assert_allclose(through(memory, -gradients[-1]), expected, rtol=1e-9, atol=1e-12)
 
@@ -85,7 +88,7 @@ def test_what_was_rounded_comes_back(dtype, rng):
     """In float32, where ``float32`` is no rounding at all."""
     moves = rng.normal(size=(MEMORY, *SHAPE)).astype(np.float32)
     *_, memory = remembered(dtype, moves, 2 * moves)
-    back = np.stack([pairs._read(memory.moves, i, jnp.float32) for i in range(MEMORY)])
+    back = np.stack([pairs._read(memory.moves[i], jnp.float32) for i in range(MEMORY)])
     assert_array_equal(back, reference.rounded(moves, min(24, DIGITS[dtype])))
     assert_allclose(memory.weights, 0.5 / np.sum(np.square(back), axis=(1, 2, 3)), rtol=1e-6)
     assert_allclose(memory.scales, 0.5, rtol=1e-6)
@@ -130,13 +133,14 @@ def test_a_pair_is_kept_if_it_is_curved_before_and_after_rounding(change):
             jax.tree.map(assert_array_equal, before, after)
 
 
+@both_forms
 @pytest.mark.parametrize("factor", [1e-15, 1.0, 1e15])
-def test_directions_lead_downhill_at_any_scale(factor, rng):
+def test_directions_lead_downhill_at_any_scale(factor, compact, rng):
     """``H`` is positive definite though pairs are nearly orthogonal, and nothing is scaled."""
     moves, changes = rng.normal(size=(2, 40, *SHAPE)).astype(np.float32)
     changes = changes * factor
     size = np.linalg.norm
-    for memory in remembered("bfloat16", moves * factor, changes):
+    for memory in remembered("bfloat16", moves * factor, changes, compact):
         for gradient in np.float32(rng.normal(size=(2, *SHAPE))):
             found = np.asarray(through(memory, gradient), float)
             assert np.vdot(found, gradient) > 1e-6 * size(found) * size(gradient)

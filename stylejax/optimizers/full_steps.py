@@ -27,7 +27,7 @@ from stylejax.optimizers.minimizer import (
     typed,
     unit,
 )
-from stylejax.optimizers.pairs import Pairs, empty, newest_scale, through, with_pair
+from stylejax.optimizers.pairs import Pairs, newest_scale, through, with_pair
 
 # Least y.s of a pair that is kept, in units of the objective; both programs have it.
 CURVED = 1e-10
@@ -40,10 +40,10 @@ class _Engine(NamedTuple):
     pairs: Pairs | None
 
 
-def init(fun: Fun, z: jax.Array, args: tuple[Any, ...], memory: int, dtype: str | None) -> State:
+def init(fun: Fun, z: jax.Array, args: tuple[Any, ...], pairs: Pairs) -> State:
     """No pairs and, until the first evaluation, no gradient."""
     one = jnp.ones((), z.dtype)
-    engine = _Engine(jnp.zeros_like(z), one, jnp.inf * one, empty(z, memory, dtype))
+    engine = _Engine(jnp.zeros_like(z), one, jnp.inf * one, pairs)
     return start(fun, z, args, engine)
 
 

@@ -67,6 +67,8 @@ class Lbfgs:
         differs much, as in pictures, larger steps pay, and the line search sees to those too large:
         5 is more than pictures' pairs differ by, so that one of rounding alone does not rule.
         Without a line search it has no part.
+      compact: True makes directions of all pairs at once (``pairs`` says how), which is quicker on
+        GPUs and over several devices; on CPUs it takes longer, and memory besides.
 
     Raises:
       ValueError: where ``memory`` or ``stretch`` is less than 1 or ``memory_dtype`` is none of
@@ -79,6 +81,7 @@ class Lbfgs:
     memory_dtype: str | None = None
     noise: float = 0.0
     stretch: float = 5.0
+    compact: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where a setting makes no sense."""
@@ -95,10 +98,13 @@ class Lbfgs:
     def init(self, fun: Fun, z: jax.Array, *args: Any) -> State:
         """An empty memory and, until the first evaluation, no gradient."""
         if not self.line_search:
-            return full_steps.init(fun, z, args, self.memory, self.memory_dtype)
+            return full_steps.init(fun, z, args, self._no_pairs(z))
         one, zero = jnp.ones((), z.dtype), jnp.asarray(0, jnp.int32)
-        pairs = empty(z, self.memory, self.memory_dtype)
+        pairs = self._no_pairs(z)
         return start(fun, z, args, _LbfgsEngine(jnp.zeros_like(z), one, zero, pairs), falling=True)
+
+    def _no_pairs(self, z: jax.Array) -> Pairs:
+        return empty(z, self.memory, self.memory_dtype, compact=self.compact)
 
     def step(self, fun: Fun, state: State, *args: Any) -> State:
         """One direction and one line search along it: one evaluation as a rule.

@@ -1,7 +1,13 @@
-"""What L-BFGS remembers: curvature pairs in a ring, and the two-loop recursion over them.
+"""What L-BFGS remembers: curvature pairs in a ring, and ``H g`` of them.
 
 A pair is a move ``s`` and the change ``y`` of the gradient along it. Nocedal and Wright,
-"Numerical Optimization", algorithm 7.4, makes ``H g`` of them without ever writing ``H`` down.
+"Numerical Optimization", algorithm 7.4, makes ``H g`` of them without ever writing ``H`` down, in
+two loops: a sum over the picture and an update of it for every pair, each waiting for the one
+before. Where starting an operation costs more than reading a picture, as on a GPU, or where the
+sum goes over the wire, the compact form is quicker (Byrd, Nocedal and Schnabel, "Representations
+of quasi-Newton matrices and their use in limited memory methods", 1994, theorem 2.2): it knows the
+pairs' products with each other, takes all of theirs with ``g`` at once, and solves for the rest. It
+is the same matrix; only rounding differs.
 
 The pairs are the largest thing that L-BFGS holds, two pictures each, and may be stored in fewer
 bits than the picture's. Then the rounded pair is *the* pair: its ``y.s`` is that of what is stored,
@@ -19,10 +25,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 
 # What pairs can be stored in; None is the picture's own dtype. Not float16: changes of the gradient
 # of a large picture are below its least number.
 MEMORY_DTYPES = (None, "float32", "bfloat16")
+
+
+class Products(NamedTuple):
+    """Of all pairs with all, for the compact form; what an empty place has counts for nothing.
+
+    Attributes:
+      crossed: ``[memory, memory]``, ``s_i . y_j``.
+      changed: ``[memory, memory]``, ``y_i . y_j``.
+    """
+
+    crossed: jax.Array
+    changed: jax.Array
 
 
 class Pairs(NamedTuple):
@@ -36,6 +55,7 @@ class Pairs(NamedTuple):
       scales: ``[memory]``, ``y.s / y.y``: the inverse curvature along ``y``, what ``H`` can be
         before any pair is applied to it; 0 where there is no pair yet.
       kept: int32, pairs kept so far, those that were overwritten included.
+      products: for the compact form; None takes the two loops.
     """
 
     moves: jax.Array
@@ -43,6 +63,7 @@ class Pairs(NamedTuple):
     weights: jax.Array
     scales: jax.Array
     kept: jax.Array
+    products: Products | None = None
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -50,13 +71,14 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.vdot(a, b, precision="highest")
 
 
-def empty(z: jax.Array, memory: int, dtype: str | None) -> Pairs:
+def empty(z: jax.Array, memory: int, dtype: str | None, *, compact: bool = False) -> Pairs:
     """No pairs yet, and room for ``memory`` of them.
 
     Args:
       z: what is optimised.
       memory: pairs at most.
       dtype: one of ``MEMORY_DTYPES``; None is that of ``z``.
+      compact: whether ``through`` shall take the compact form.
     """
     stored = jnp.uint16 if dtype == "bfloat16" else dtype or z.dtype
     ring = jnp.zeros((memory, *z.shape), stored)  # all bits 0 are 0 in bfloat16 too
@@ -66,6 +88,7 @@ def empty(z: jax.Array, memory: int, dtype: str | None) -> Pairs:
         weights=jnp.zeros(memory, z.dtype),
         scales=jnp.zeros(memory, z.dtype),
         kept=jnp.asarray(0, jnp.int32),
+        products=Products(*[jnp.zeros((memory, memory), z.dtype)] * 2) if compact else None,
     )
 
 
@@ -94,12 +117,26 @@ def _written(ring: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (_bits(x, narrow) if ring.dtype == jnp.uint16 else x.astype(narrow)), x
 
 
-def _read(ring: jax.Array, i: jax.Array, dtype: Any) -> jax.Array:
-    """One picture of a ring."""
-    row = ring[i]
-    if ring.dtype == jnp.uint16:
-        row = jax.lax.bitcast_convert_type(row, jnp.bfloat16)
-    return row.astype(dtype)
+def _read(stored: jax.Array, dtype: Any) -> jax.Array:
+    """The numbers of a picture of a ring, or of all of them."""
+    if stored.dtype == jnp.uint16:
+        stored = jax.lax.bitcast_convert_type(stored, jnp.bfloat16)
+    return stored.astype(dtype)
+
+
+def _along(ring: jax.Array, x: jax.Array) -> jax.Array:
+    """``[memory]``, the products of a ring's pictures with ``x``.
+
+    As a sum, not a product of matrices: to a GPU's compiler it is one pass over the ring, in full
+    precision, and nothing to try out.
+    """
+    return jnp.sum(_read(ring, x.dtype) * x[None], axis=tuple(range(1, ring.ndim)))
+
+
+def _combined(ring: jax.Array, shares: jax.Array) -> jax.Array:
+    """The sum of a ring's pictures, each times its share."""
+    each = jnp.expand_dims(shares, tuple(range(1, ring.ndim)))
+    return jnp.sum(each * _read(ring, shares.dtype), axis=0)
 
 
 def with_pair(pairs: Pairs, move: jax.Array, change: jax.Array, least: jax.Array) -> Pairs:
@@ -129,13 +166,21 @@ def with_pair(pairs: Pairs, move: jax.Array, change: jax.Array, least: jax.Array
 
     curvature = jnp.where(curved, curvature, 1)
     square = jnp.where(curved, dot(y, y), 1)
-    return Pairs(
+    new = Pairs(
         moves=put(pairs.moves, moved),
         changes=put(pairs.changes, changed),
         weights=put(pairs.weights, 1 / curvature),
         scales=put(pairs.scales, curvature / square),
         kept=pairs.kept + curved,
     )
+    if pairs.products is None:
+        return new
+    rows = jnp.stack([_along(new.changes, s), _along(new.changes, y)])
+    column = _along(new.moves, y)
+    crossed = pairs.products.crossed.at[place].set(rows[0]).at[:, place].set(column)
+    changes = pairs.products.changed.at[place].set(rows[1]).at[:, place].set(rows[1])
+    grown = Products(crossed, changes)
+    return new._replace(products=jax.tree.map(partial(jnp.where, curved), grown, pairs.products))
 
 
 def forgotten(pairs: Pairs, *, unless: jax.Array) -> Pairs:
@@ -167,11 +212,12 @@ def through(pairs: Pairs, q: jax.Array, scale: jax.Array) -> jax.Array:
       q: an array like ``z``.
       scale: ``H`` before any pair is applied to it, a scalar.
     """
-    dtype = q.dtype
+    if pairs.products is not None:
+        return _compact(pairs, pairs.products, q, scale)
     newest_first = (pairs.kept - 1 - jnp.arange(len(pairs.weights))) % len(pairs.weights)
 
     def at(ring: jax.Array, i: jax.Array) -> jax.Array:
-        return _read(ring, i, dtype)
+        return _read(ring[i], q.dtype)
 
     def down(q: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         share = pairs.weights[i] * dot(at(pairs.moves, i), q)
@@ -185,3 +231,32 @@ def through(pairs: Pairs, q: jax.Array, scale: jax.Array) -> jax.Array:
     q, shares = jax.lax.scan(down, q, newest_first)
     r, _ = jax.lax.scan(up, scale * q, (newest_first, shares), reverse=True)
     return r
+
+
+def _compact(pairs: Pairs, products: Products, q: jax.Array, scale: jax.Array) -> jax.Array:
+    """``H q`` with two sums over the picture.
+
+    The two loops' shares solve triangular systems. With the pairs from the oldest to the newest,
+    ``R_ij = s_i . y_j`` for ``i <= j`` and ``D`` its diagonal, the first loop's are ``a = R^-1 S
+    q``, the second's ``b = R^-T (D a - Y r)``, where ``Y r = scale (Y q - Y Y^T a)``; and ``H q =
+    scale (q - Y^T a) + S^T b``. As in the loops, ``R`` is divided by ``D``, which leaves ones on
+    its diagonal, so that nothing here has a scale; an empty place, of weight 0, is a row of the
+    identity, and its shares are 0.
+    """
+    memory = len(pairs.weights)
+    oldest_first = (pairs.kept + jnp.arange(memory)) % memory
+    weights = pairs.weights[oldest_first]
+    moved = _along(pairs.moves, q)[oldest_first]
+    changed = _along(pairs.changes, q)[oldest_first]
+    crossed = products.crossed[oldest_first[:, None], oldest_first]
+    between = products.changed[oldest_first[:, None], oldest_first]
+    # Products of small matrices, as sums for the same reasons.
+    solve = partial(solve_triangular, weights[:, None] * crossed, unit_diagonal=True)
+    a = solve(weights * moved)
+    left = changed - jnp.sum(between * a[None], axis=1)
+    # b = R^-T (D a - scale left), where R^T = (R / D)^T D.
+    diagonal = jnp.where(weights > 0, jnp.diagonal(crossed), 0)
+    b = weights * solve(diagonal * a - scale * left, trans=1)
+    first = jnp.zeros_like(a).at[oldest_first].set(a)
+    second = jnp.zeros_like(b).at[oldest_first].set(b)
+    return scale * (q - _combined(pairs.changes, first)) + _combined(pairs.moves, second)
