@@ -33,7 +33,7 @@ from stylejax.commands import number as _number
 from stylejax.commands import option as _option
 from stylejax.commands import whole as _whole
 from stylejax.optimizers import Adam, Lbfgs
-from stylejax.presets import DEFAULT, PRESETS
+from stylejax.presets import DEFAULT, DISTILLED_VARIATION, PRESETS
 
 SIZE = 512
 WRONG_INPUT = 2
@@ -137,7 +137,8 @@ def command(
         float | None,
         _option(
             "--tv-weight",
-            "Higher: smoother, less grain.",
+            "Higher: smoother, less grain. The default is "
+            f"{DISTILLED_VARIATION:g} with the built-in network.",
             _W.tv,
             panel=_CONTENT,
             parser=_number,

@@ -45,6 +45,10 @@ DEFAULT = Preset(
     summary="tuned for how the result looks, by eye, from 256 to 1024 pixels",
 )
 
+# What the command takes for DEFAULT's 0.5 with a distilled network, whose Gram matrices tell less
+# of grain: with 0.5 it leaves a seventh more than VGG-19 (docs/decisions.md).
+DISTILLED_VARIATION = 2.0
+
 # "A Neural Algorithm of Artistic Style", 2015: white noise, average pooling, content from
 # "conv4_2" (relu4_2 here), style from relu1_1 to relu5_1 with w_l = 1/5, on a network normalised
 # as in normalisation.py. alpha/beta is the largest of figure 3's columns, 1e-2: with the content

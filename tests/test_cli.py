@@ -18,7 +18,7 @@ from PIL import Image
 
 import stylejax
 from stylejax import cli, display, images, options, record, weights
-from stylejax.presets import DEFAULT
+from stylejax.presets import DEFAULT, DISTILLED_VARIATION
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
 
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
 def folder(tmp_path_factory):
     """Photos, paintings and narrow weights with VGG-19's layers."""
     folder = tmp_path_factory.mktemp("cli")
-    narrow = stylejax.Architecture(stylejax.VGG19.blocks, (4, 4, 6, 6, 6))
+    narrow = stylejax.Architecture((1, 2, 2, 2, 2), (4, 4, 6, 6, 6))
     params = stylejax.random_params(jax.random.key(0), narrow)
     params = jax.tree.map(np.asarray, params)
     weights.save(folder / "narrow.h5", params, weights.Origin("random"))
@@ -110,6 +110,7 @@ def test_record_and_metadata(run, folder):
     )  # fmt: skip
     written = json.loads(output.with_suffix(".json").read_text())
     assert written["seed"] == 5 and written["loss_weights"]["style"] == 3.5
+    assert written["loss_weights"]["tv"] == DEFAULT.loss_weights.tv
     used = written["config"]["colour"]
     assert (used["mode"]["photo"], used["space"]["encode"], used["strength"]) == (
         "fade",
@@ -507,12 +508,17 @@ def test_network_that_is_built_in(folder, tmp_path, capsys, monkeypatch):
     assert cli.main([*argv, str(tmp_path / "out.png")]) == 0
     said = capsys.readouterr().err
     assert said.count("built-in network") == 1
-    written = json.loads((tmp_path / "out.json").read_text())["weights"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["loss_weights"]["tv"] == DISTILLED_VARIATION
+    written = written["weights"]
     assert written["network"] == "slim" and "not on this machine" in written["instead"]
     with Image.open(tmp_path / "out.png") as image:
         assert json.loads(image.text["stylejax"])["weights"] == written
-    assert cli.main([*argv, str(tmp_path / "a.png"), "--network", "slim"]) == 0
+    more = ["--network", "slim", "--tv-weight", "0.5"]
+    assert cli.main([*argv, str(tmp_path / "a.png"), *more]) == 0
     assert "instead" not in capsys.readouterr().err
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["loss_weights"]["tv"] == 0.5
     assert cli.main([*argv, str(tmp_path / "b.png"), "--network", "vgg19"]) == 2
     assert "vgg19.h5" in capsys.readouterr().err
     assert cli.main([*argv, str(tmp_path / "c.png"), "--style-layers", "relu3_3"]) == 2
