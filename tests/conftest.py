@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -31,9 +32,22 @@ def quick_compilation(request) -> Iterator[None]:
 
     Slow tests run what users run.
     """
+    with _compilation(quick=not request.node.get_closest_marker("slow")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """The same for what a module's own fixtures run."""
+    with _compilation(quick=True):
+        yield
+
+
+@contextmanager
+def _compilation(*, quick: bool) -> Iterator[None]:
     option = "jax_disable_most_optimizations"
     before = jax.config.read(option)
-    jax.config.update(option, before or not request.node.get_closest_marker("slow"))
+    jax.config.update(option, before or quick)
     yield
     jax.config.update(option, before)
 

@@ -43,12 +43,15 @@ def pictures(rng, size=(37, 30)):
 
 def evaluated(config, photo, painting, image, **weights):
     weights = DEFAULT_WEIGHTS._replace(**weights)
-    targets = objective.make_targets(PARAMS, photo, [painting], weights, config)
 
-    def total(image):
-        return objective.evaluate(image, PARAMS, targets, weights, config)[0]
+    @jax.jit
+    def at(photo, painting, image):
+        targets = objective.make_targets(PARAMS, photo, [painting], weights, config)
+        return jax.value_and_grad(
+            lambda image: objective.evaluate(image, PARAMS, targets, weights, config)[0]
+        )(image)
 
-    value, gradient = jax.jit(jax.value_and_grad(total))(image)
+    value, gradient = at(photo, painting, image)
     assert value.dtype == gradient.dtype == jnp.float32
     return float(value), np.asarray(gradient)
 
@@ -102,14 +105,17 @@ def test_regions(rng):
 
     def total(precision):
         config = replace(CONFIG, precision=precision)
-        targets = objective.make_targets(
-            PARAMS, photo, [painting], DEFAULT_WEIGHTS, config, masks=guides
-        )
 
-        def at(image):
-            return objective.evaluate(image, PARAMS, targets, DEFAULT_WEIGHTS, config)[0]
+        @jax.jit
+        def at(image, photo, painting, guides):
+            targets = objective.make_targets(
+                PARAMS, photo, [painting], DEFAULT_WEIGHTS, config, masks=guides
+            )
+            return jax.value_and_grad(
+                lambda image: objective.evaluate(image, PARAMS, targets, DEFAULT_WEIGHTS, config)[0]
+            )(image)
 
-        value, gradient = jax.jit(jax.value_and_grad(at))(image)
+        value, gradient = at(image, photo, painting, guides)
         return float(value), np.asarray(gradient)
 
     near(total("bfloat16"), total("highest"))
@@ -196,14 +202,17 @@ def test_half_the_memory():
     assert half - signs == pytest.approx((whole - signs) / 2)
 
 
-def test_the_command_line_takes_tf32_on_a_gpu_unless_told():
+def test_the_command_line_takes_tf32_and_the_compact_form_on_a_gpu():
     class Device:
         platform = "gpu"
 
     config = plan._quick({"precision": None}, Config(), Device())
     assert config.precision == "default" and config.optimizer.noise > 0
     assert plan._quick({"precision": "auto"}, Config(), Device()) == config
-    assert plan._quick({"precision": "highest"}, Config(), Device()) == Config()
+    compact = Lbfgs(compact=True)
+    assert config.optimizer == replace(compact, noise=config.optimizer.noise)
+    exact = plan._quick({"precision": "highest"}, Config(), Device())
+    assert exact == Config(optimizer=compact)
     assert plan._quick({"precision": None}, Config(), None) == Config()
     adam = Config(optimizer=Adam())
     assert plan._quick({"precision": None}, adam, Device()).optimizer == Adam()

@@ -148,8 +148,9 @@ def test_gradients_of_spaces(space, x64):
     """Finite everywhere, at black first of all; elsewhere those of finite differences."""
     rng = np.random.default_rng(0)
     for function in (space.encode, space.decode):
+        compiled, jacobian = jax.jit(function), jax.jit(jax.jacobian(function))
         for value in (0.0, -0.0, 1e-12, -1e-12, 1.0, -1.0, 2.0, 0.04045, 0.0031308):
-            slopes = jax.jacobian(function)(jnp.full(3, value))
+            slopes = jacobian(jnp.full(3, value))
             assert np.all(np.isfinite(slopes)) and np.abs(slopes).max() < 1e4
         for _ in range(5):
             point, direction = rng.uniform(0.1, 0.9, 3), rng.normal(size=3)
@@ -157,7 +158,7 @@ def test_gradients_of_spaces(space, x64):
             along = jax.jvp(function, (jnp.asarray(coordinates),), (jnp.asarray(direction),))[1]
             for c in range(3):
                 slope = reference.finite_difference(
-                    lambda x, c=c, f=function: f(jnp.asarray(x))[c], coordinates, direction
+                    lambda x, c=c, f=compiled: f(jnp.asarray(x))[c], coordinates, direction
                 )
                 assert_allclose(along[c], slope, rtol=1e-6, atol=1e-8)
 
@@ -421,9 +422,10 @@ def test_what_does_not_count_does_not_matter(name, space, x64):
     images = (LARGE_STYLE, LARGE_PHOTO) if name == "histogram" else (STYLE, PHOTO)
     values, wanted = (space.encode(jnp.asarray(image, float)) for image in images)
     counted = modes.Counted(half(values.shape, 0, True), half(wanted.shape, 1, False))
-    found = mode.style(values, wanted, space, 0.8, counted)
+    match = jax.jit(lambda *given: mode.style(given[0], given[1], space, 0.8, *given[2:]))
+    found = match(values, wanted, counted)
     middle, side = values.shape[0] // 2, wanted.shape[1] // 2
-    expected = mode.style(values[:middle], wanted[:, side:], space, 0.8, modes.ALL)
+    expected = match(values[:middle], wanted[:, side:], modes.ALL)
     assert_allclose(found[:middle], expected, atol=1e-9)
     assert np.all(np.isfinite(found))
 

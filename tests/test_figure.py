@@ -18,7 +18,7 @@ LAYERS = "relu1_1,relu2_1,relu3_1"
 def folder(tmp_path_factory):
     """A photo, a painting and narrow weights with VGG-19's layers."""
     folder = tmp_path_factory.mktemp("figure")
-    narrow = stylejax.Architecture(stylejax.VGG19.blocks, (4, 4, 6, 6, 6))
+    narrow = stylejax.Architecture((1, 2, 2, 2, 2), (4, 4, 6, 6, 6))
     params = jax.tree.map(np.asarray, stylejax.random_params(jax.random.key(0), narrow))
     weights.save(folder / "narrow.h5", params, weights.Origin("random"))
     noise = np.random.default_rng(0)

@@ -38,15 +38,17 @@ def as_on_a_gpu(monkeypatch):
 
 
 def evaluated(config, size):
-    photo, painting, image = np.random.default_rng(0).random((3, *size, 3), np.float32)
-    targets = objective.make_targets(PARAMS, photo, [painting], DEFAULT_WEIGHTS, config)
+    @jax.jit
+    def at(photo, painting, image):
+        targets = objective.make_targets(PARAMS, photo, [painting], DEFAULT_WEIGHTS, config)
 
-    def total(z):
-        picture = config.held.decode(z)
-        return objective.evaluate(picture, PARAMS, targets, DEFAULT_WEIGHTS, config)[0]
+        def total(z):
+            picture = config.held.decode(z)
+            return objective.evaluate(picture, PARAMS, targets, DEFAULT_WEIGHTS, config)[0]
 
-    z = config.held.encode(jnp.asarray(image))
-    value, gradient = jax.jit(jax.value_and_grad(total))(z)
+        return jax.value_and_grad(total)(config.held.encode(image))
+
+    value, gradient = at(*np.random.default_rng(0).random((3, *size, 3), np.float32))
     return float(value), np.asarray(gradient)
 
 
@@ -110,9 +112,10 @@ def test_the_fast_transform(size, rng, x64, as_on_a_gpu):
     z = rng.normal(size=(*size, 3))
     weight = np.asarray(canvas._transform(size, jnp.dtype("float64"), circular=False)[2])
     picture = scipy.fft.idctn(weight[:, :, None] * z, axes=(0, 1), norm="ortho")
-    assert_allclose(canvas.FREQUENCIES.decode(jnp.asarray(z)), picture, atol=1e-12)
-    assert_allclose(canvas.FREQUENCIES.encode(jnp.asarray(picture)), z, atol=1e-12)
-    back = jax.grad(lambda z: jnp.vdot(canvas.FREQUENCIES.decode(z), picture))(jnp.asarray(z))
+    decode, encode = jax.jit(canvas.FREQUENCIES.decode), jax.jit(canvas.FREQUENCIES.encode)
+    assert_allclose(decode(z), picture, atol=1e-12)
+    assert_allclose(encode(picture), z, atol=1e-12)
+    back = jax.grad(lambda z: jnp.vdot(decode(z), picture))(jnp.asarray(z))
     slope = weight[:, :, None] * scipy.fft.dctn(picture, axes=(0, 1), norm="ortho")
     assert_allclose(back, slope, atol=1e-12)
 

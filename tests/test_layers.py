@@ -62,6 +62,17 @@ def pull(f, cotangent, *args):
 # Values and gradients in float64, where rounding is 1e-16 and 1e-12 leaves nothing to chance
 
 
+def with_gradients(f, x, kernel, cotangent):
+    """Outputs, and the cotangent pulled back to both arguments, in one program."""
+
+    @jax.jit
+    def both(x, kernel, cotangent):
+        out, back = jax.vjp(f, x, kernel)
+        return out, back(cotangent)
+
+    return both(x, kernel, cotangent)
+
+
 PADDED = {
     "zero": layers.convolve,
     "replicate": layers.convolve_replicating,

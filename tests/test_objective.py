@@ -275,13 +275,13 @@ def test_patches_of_a_tile_know_no_border(x64, tiny, pictures):
     """Moved by the network's stride a tile is the same tile, for the patches of every layer too."""
     photo, painting = pictures[0][:8], pictures[2]
     patches = statistics.RELATIVE_PATCHES
-    values = {}
+    values, weights = {}, LossWeights(content=0.0, style=BETA)
     for padding in ("circular", "replicate-all"):
         config = dataclasses.replace(PAPER, padding=padding, style_statistic=patches)
-        weights = LossWeights(content=0.0, style=BETA)
-        targets = make_targets(tiny, photo, [painting], weights, config)
+        targets = jax.jit(partial(make_targets, config=config))(tiny, photo, [painting], weights)
+        loss = jax.jit(lambda p, t, c=config: evaluate(p, tiny, t, weights, c)[0])
         moved = (photo, np.roll(photo, (4, -4), (0, 1)))  # relu3_1's stride
-        values[padding] = [float(evaluate(p, tiny, targets, weights, config)[0]) for p in moved]
+        values[padding] = [float(loss(p, targets)) for p in moved]
     assert_allclose(*values["circular"], rtol=1e-12)
     first, second = values["replicate-all"]
     assert abs(first - second) > 1e-3 * first

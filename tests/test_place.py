@@ -57,7 +57,7 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole():
+def whole(quick_runs):
     """The runs that nobody leaves."""
     return {name: [*run(config)] for name, config in CONFIGS.items()}
 

@@ -5,6 +5,8 @@ result leaves a wrong factor or sign no room. Where square roots of matrices are
 is lost: 1e-9.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,7 @@ def target_of(statistic, *paintings, shares=None, weight=None):
     return statistic.blend(summaries, jnp.asarray(shares, dtype))
 
 
+@partial(jax.jit, static_argnums=0)
 def style_loss(statistic, features, painting, weight=None):
     summary = statistic.accumulate(jnp.asarray(features), weight)
     return statistic.distance(summary, target_of(statistic, painting))
@@ -179,13 +182,14 @@ def test_gradients_against_differences(rng, x64, name, shape):
 def test_rest_at_the_target(rng, name):
     statistic = STATISTICS[name]
     A = jnp.asarray(rng.normal(size=(3, 4, 5)), np.float32)
-    target = target_of(statistic, A)
-    value, gradient = jax.value_and_grad(
-        lambda F: statistic.distance(statistic.accumulate(F), target)
-    )(A)
-    far, pull = jax.value_and_grad(lambda F: statistic.distance(statistic.accumulate(F), target))(
-        A + 1
-    )
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(F, A):
+        return statistic.distance(statistic.accumulate(F), target_of(statistic, A))
+
+    value, gradient = loss(A, A)
+    far, pull = loss(A + 1, A)
     assert far > 0 and abs(value) < 1e-5 * far
     assert np.linalg.norm(gradient) < 1e-3 * np.linalg.norm(pull)
 
@@ -383,12 +387,14 @@ def test_what_has_no_weight_is_not_there(rng, x64, name):
     outside = scipy.ndimage.maximum_filter(mask, 3 if "PATCHES" in name else 1) == 0
     other = np.where(outside[:, :, None], 100 * rng.normal(size=F.shape), 0)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(F, A):
         target = target_of(statistic, A, weight=mask)
         return statistic.distance(statistic.accumulate(F, mask), target)
 
-    once, gradient = jax.value_and_grad(loss)(F, A)
-    close(loss(F + other, A + other), once, 1e-9)
+    once, gradient = loss(F, A)
+    close(loss(F + other, A + other)[0], once, 1e-9)
     assert np.all(np.asarray(gradient)[outside] == 0)
     assert np.any(np.asarray(gradient)[1:3, 1:3] != 0)
 
@@ -552,10 +558,15 @@ def test_the_dtype_is_kept(x64, name, dtype):
     """Also where x64 is on, for pictures of float32: a promoted loss would double all memory."""
     statistic = STATISTICS[name]
     F, weight = jnp.ones((2, 3, 4), dtype), jnp.ones((2, 3), dtype)
-    for summary in (statistic.accumulate(F), statistic.accumulate(F, weight)):
+
+    def compared(*given):
+        summary = statistic.accumulate(*given)
         target = statistic.blend([summary, summary], jnp.ones(2, dtype) / 2)
-        assert {a.dtype for a in jax.tree.leaves((summary, target))} == {np.dtype(dtype)}
-        assert statistic.distance(summary, target).dtype == dtype
+        return summary, target, statistic.distance(summary, target)
+
+    for given in ((F,), (F, weight)):
+        made = jax.eval_shape(compared, *given)
+        assert {a.dtype for a in jax.tree.leaves(made)} == {np.dtype(dtype)}
 
 
 @pytest.mark.parametrize("name", STATISTICS)

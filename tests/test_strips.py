@@ -95,7 +95,7 @@ def test_features_and_gradient_are_the_wholes(
     )
     (value, (_, seen)), gradient = evaluated(image)
     whole = jax.value_and_grad(partial(as_whole, params=deep, network=network), has_aux=True)
-    (expected, features), slope = whole(image)
+    (expected, features), slope = jax.jit(whole)(image)
     cut = strips.cut(deep, size, DEEP, rows, network, nested=nested)
     assert not nested or 1 < cut.group < cut.number or rows >= size[0]
     for layer in DEEP:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -49,7 +50,7 @@ def quickly(quick_compilation):
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(jax.random.key(1), TINY)
+    return random_params(jax.random.key(3), TINY)
 
 
 def picture(seed, height, width):
@@ -65,6 +66,13 @@ def run(params, config=CONFIG, loss_weights=WEIGHTS, **more):
 
 def all_finite(tree):
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+@jax.jit
+def judged(image, params):
+    """The objective of a picture."""
+    targets = make_targets(params, CONTENT, [STYLE], WEIGHTS, CONFIG)
+    return evaluate(image, params, targets, WEIGHTS, CONFIG)[0]
 
 
 # L-BFGS whose pairs take half the room.
@@ -93,9 +101,7 @@ def test_lowers_the_objective_and_reports_it(params, optimizer):
     last = result.history[-1].terms
     parts = sum(last.content.values()) + sum(last.style.values()) + last.tv
     np.testing.assert_allclose(last.total, parts, rtol=1e-5)
-    targets = make_targets(params, CONTENT, [STYLE], WEIGHTS, config)
-    before, _ = evaluate(CONTENT, params, targets, WEIGHTS, config)
-    after, _ = evaluate(result.image, params, targets, WEIGHTS, config)
+    before, after = (judged(image, params) for image in (CONTENT, result.image))
     assert after < before
     if not (isinstance(optimizer, Adam) and optimizer.average):
         # The picture is the one whose terms the history reports (the average's are not computed).
@@ -117,12 +123,13 @@ def test_narrow_pairs_are_the_same_in_every_way_to_run(params):
 
 
 def test_a_canvas_moves_no_minimum(params):
-    """Both roads lead to the same loss in the limit."""
+    """Both roads lead to the same loss in the limit; of a sum of squares it is one."""
     weights, losses = LossWeights(content=1.0, style=0.0, tv=1.0), []
+    squares = dataclasses.replace(CONFIG, content_layers=("conv1_1",), steps=300)
     for canvas in (PIXELS, FREQUENCIES):
-        config = dataclasses.replace(CONFIG, canvas=canvas, steps=300)
+        config = dataclasses.replace(squares, canvas=canvas)
         losses.append(run(params, config, weights).history[0].terms.total[-1])
-    np.testing.assert_allclose(*losses, rtol=1e-2)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 # The pyramid of K. Crowson's style-transfer-pytorch, in small.
@@ -163,13 +170,18 @@ def test_carrying_by_hand(params):
 
     sizes = CARRYING.sizes(*CONTENT.shape[:2])
     assert sizes == ((9, 12), (14, 19), (20, 27))
-    for size, steps in zip(sizes, (6, 4, 3), strict=True):
+
+    @partial(jax.jit, static_argnames="size")
+    def begun(picture, before, size):
         content = images.resize(CONTENT, *size)
         style = images.resize(STYLE, *scale.style_size(STYLE.shape, size, CARRYING))
         targets = make_targets(params, content, [style], WEIGHTS, CARRYING)
         state = optimizer.init(fun, images.resize(picture, *size), targets)
-        state = state if before is None else optimizer.carry(before, state)
-        step = jax.jit(lambda state, targets: optimizer.step(fun, state, targets))
+        return state if before is None else optimizer.carry(before, state), targets
+
+    step = jax.jit(lambda state, targets: optimizer.step(fun, state, targets))
+    for size, steps in zip(sizes, (6, 4, 3), strict=True):
+        state, targets = begun(picture, before, size)
         for _ in range(1 + steps):
             state = step(state, targets)
         picture, before = state.best, state
