@@ -64,6 +64,7 @@ def _waves(n: int, dtype: jnp.dtype) -> jax.Array:
     return ((jnp.cos(angle) + jnp.sin(angle)) / n**0.5).astype(dtype)
 
 
+@partial(jax.jit, static_argnames="circular")
 def _coefficients(picture: jax.Array, *, circular: bool) -> jax.Array:
     """``f^a C x D^T``: the transform of ``[H, W, 3]`` down and across, each frequency weighed.
 
@@ -79,6 +80,7 @@ def _coefficients(picture: jax.Array, *, circular: bool) -> jax.Array:
     return _transformed(picture, fast, by_products, circular=circular) / weight[:, :, None]
 
 
+@partial(jax.jit, static_argnames="circular")
 def _sum_of_waves(z: jax.Array, *, circular: bool) -> jax.Array:
     """``C^T (f^-a z) D``: the picture whose ``_coefficients`` are ``z``."""
     down, across, weight = _transform(z.shape[:2], z.dtype, circular=circular)

@@ -5,6 +5,7 @@ kept), 2 for a wrong input (one line, nothing written), 130 after Ctrl-C and 143
 picture so far is kept).
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -679,6 +680,8 @@ def run() -> None:
     A picture's run that was asked to stop leaves without waiting for programs that are still being
     compiled, which nobody can interrupt; on a GPU that takes up to a minute.
     """
+    # What was imported stays: no use in looking through it whenever a program is traced.
+    gc.freeze()
     status = main()
     one_picture = not COMMANDS.keys() & sys.argv[1:2]
     if status >= _STOPPED and one_picture and not hosts.several():

@@ -269,7 +269,6 @@ def run(figure: Figure) -> int:
     shared, console = figure.job, display.console()
     done: list[tuple[Cell, job.Made]] = []
     began = time.monotonic()
-    job.keep_compiled()
     try:
         with job.on(shared.device), job.stop_on_ctrl_c() as stop_asked:
             interrupted = not _make(figure, done, console, stop_asked)

@@ -178,7 +178,6 @@ def run(planned: Plan) -> int:
     first, console = planned.jobs[0], display.console()
     done: dict[int, Done] = {}
     began = time.monotonic()
-    job.keep_compiled()
     if planned.given["keep"]:
         planned.given["keep"].mkdir(parents=True, exist_ok=True)
         images.check_output(first.given["output"])

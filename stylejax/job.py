@@ -29,7 +29,6 @@ from stylejax import (
     saves,
     scale,
     transfer,
-    weights,
 )
 from stylejax.config import Config
 from stylejax.interruption import stop_on, stop_on_ctrl_c
@@ -70,7 +69,6 @@ class Made(NamedTuple):
 def run(job: Job) -> int:
     """Makes the picture and writes it; returns the exit status."""
     console = display.console()
-    keep_compiled()
     with (
         hosts.ending_together(),
         on(job.device),
@@ -143,17 +141,6 @@ def make(
     # Without its state, which nobody wants any more.
     last = last._replace(place=last.place and last.place._replace(state=None))
     return Made(picture, trace, spent, interrupted, tuple(frames), saved), last
-
-
-def keep_compiled() -> None:
-    """Compiled programs stay in the user's cache folder, so that the next run starts sooner."""
-    folder = weights.cache_folder() / "compiled"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # without a cache the run only takes longer
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _frame_steps(job: Job) -> int:

@@ -187,6 +187,18 @@ def _convolve(
     frame: _Frame,
     precision: Precision,
 ) -> jax.Array:
+    return _sums(x, kernel, evaluated, frame, precision)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _sums(
+    x: jax.Array,
+    kernel: jax.Array,
+    evaluated: jax.Array | None,
+    frame: _Frame,
+    precision: Precision,
+) -> jax.Array:
+    """The convolution; traced once for all layers and pictures of a shape."""
     # The frame but for zeros, which the direct sums have themselves.
     lines = tuple("given" if beyond == "constant" else beyond for beyond in frame)
     zeros = tuple(beyond == "constant" for beyond in frame)
@@ -243,6 +255,7 @@ def _convolve_backward(
     return _unframed(back, frame), gradient, None
 
 
+@partial(jax.jit, static_argnums=(3, 4))
 def _back(
     cotangent: jax.Array,
     kernel: jax.Array,

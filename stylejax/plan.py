@@ -15,6 +15,7 @@ from stylejax import (
     arguments,
     budget,
     companions,
+    compilation,
     devices,
     hosts,
     images,
@@ -77,6 +78,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     preset, start_file = options.build(given, len(given["paintings"]))
     device = find_device(given)
     preset = preset._replace(config=_over(given, preset.config))
+    compilation.keep()  # from here on there is something to compile: pictures are resized
     once = partial(_once, {} if kept is None else kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)

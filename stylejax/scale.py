@@ -381,4 +381,5 @@ def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
         params = vgg.evaluate_kernels(params)
     if mesh is not None:
         return devices.everywhere(params, devices.automatic(mesh))
-    return jax.tree.map(jnp.asarray, params)
+    # Not jnp.asarray, which compiles a program for every shape.
+    return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, np.ndarray) else x, params)

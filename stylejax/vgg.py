@@ -357,12 +357,22 @@ def evaluate_kernels(params: Params) -> Params:
     Four times the size of the kernels, and worth computing once instead of at every evaluation;
     ``features`` of such ``params`` are the same but for rounding.
     """
-    evaluated = dict(params)
-    for layer, arrays in params.items():
-        kernel = arrays["kernel"]
-        if layer.startswith("conv") and winograd.wide(*kernel.shape[2:]):
-            evaluated[layer] = {**arrays, "evaluated": winograd.evaluate_kernel(kernel)}
-    return evaluated
+    wide = {
+        layer: arrays["kernel"]
+        for layer, arrays in params.items()
+        if layer.startswith("conv") and winograd.wide(*arrays["kernel"].shape[2:])
+    }
+    evaluated = _evaluated(wide)
+    return {
+        layer: {**arrays, "evaluated": evaluated[layer]} if layer in wide else arrays
+        for layer, arrays in params.items()
+    }
+
+
+@jax.jit
+def _evaluated(kernels: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """In one program: one after the other they would be some dozen to compile."""
+    return jax.tree.map(winograd.evaluate_kernel, kernels)
 
 
 def up_to(params: Params, layers: Iterable[str]) -> Params:

@@ -209,7 +209,6 @@ def do(
     # Networks are large and always the same, pictures are never.
     for key in [key for key, value in kept.items() if not _is_network(value)]:
         del kept[key]
-    job.keep_compiled()
     if jobs:
         with job.on(jobs[0][1].device):
             if task.lanes == 1:

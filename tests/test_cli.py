@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import stylejax
@@ -82,6 +83,14 @@ def test_same_command_same_bytes_and_other_seed_other_picture(run):
     )
     other = np.asarray(Image.open(run("--init", "noise", "--seed", 4, "-q")[2]))
     assert np.any(other != pixels)
+
+
+def test_small_programs_are_kept_too(run, tmp_path):
+    """And from the first on, which is that of a picture being resized."""
+    compilation_cache.reset_cache()  # its folder was that of the test before
+    assert run("--size", "31")[0] == 0
+    kept = [file.name for file in (tmp_path / "cache" / "compiled").iterdir()]
+    assert {"jit__resize", "jit_picture"} <= {name.split("-")[0] for name in kept}
 
 
 def test_photorealism(run):

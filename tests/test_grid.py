@@ -40,9 +40,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def alone(source, tmp_path, monkeypatch):
-    """A cache and a folder of its own, with the files beside it."""
-    monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
+def alone(source, tmp_path, tmp_path_factory, monkeypatch):
+    """A cache of its own, and a folder with the files."""
+    monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.chdir(tmp_path)
