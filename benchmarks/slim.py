@@ -3,10 +3,10 @@
 python benchmarks/slim.py --photos FOLDER --paintings FOLDER [--size 256] [--pairs 12]
 
 The same run (default preset) is made with both, from the photo, by the built-in network with the
-total variation that the command takes for it. VGG-19's objective judges the
-photo and both pictures; ``share`` is slim's improvement over VGG-19's. ``grain`` is the mean square
-of what a 3x3 blur takes away, slim's over VGG-19's. ``correlation`` is that of slim's loss with
-VGG-19's along slim's run at the last scale (logarithms).
+total variation that the command takes for it. VGG-19's objective judges the photo and both
+pictures; ``share`` is slim's improvement over VGG-19's. ``grain`` is the mean square of what a 3x3
+blur takes away, slim's over VGG-19's. ``correlation`` is that of slim's loss with VGG-19's along
+slim's run at the last scale (logarithms).
 """
 
 import argparse

@@ -114,9 +114,9 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
 
 
 def _smooth(given: dict[str, Any], preset: Preset, params: vgg.Params) -> Preset:
-    """The default preset with more total variation for a distilled network, where none is asked."""
+    """The default preset with more total variation for a distilled network's style."""
     asked = given["preset"] != "default" or given["tv_weight"] is not None
-    if asked or not vgg.architecture_of(params).taps:
+    if asked or not preset.config.style_layers or not vgg.architecture_of(params).taps:
         return preset
     smoother = preset.loss_weights._replace(tv=DISTILLED_VARIATION)
     return preset._replace(loss_weights=smoother)

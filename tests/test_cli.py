@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import stylejax
-from stylejax import cli, display, images, options, record, weights
+from stylejax import cli, display, images, options, plan, record, weights
 from stylejax.presets import DEFAULT, DISTILLED_VARIATION
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
@@ -532,6 +532,24 @@ def test_network_that_is_built_in(folder, tmp_path, capsys, monkeypatch):
     assert "vgg19.h5" in capsys.readouterr().err
     assert cli.main([*argv, str(tmp_path / "c.png"), "--style-layers", "relu3_3"]) == 2
     assert "this network has relu1_1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "tv"),
+    [
+        ({}, {}, DISTILLED_VARIATION),
+        ({"tv_weight": 0.5}, {}, 0.5),
+        ({"preset": "crowsonkb"}, {}, 0.5),
+        ({}, {"style_layers": ()}, 0.5),  # a reconstruction
+    ],
+)
+def test_the_built_in_network_s_style_is_smoothed(given, changes, tv):
+    preset = DEFAULT._replace(config=dataclasses.replace(DEFAULT.config, **changes))
+    given = {"preset": "default", "tv_weight": None, **given}
+    slim = weights.load(weights.SLIM)
+    assert plan._smooth(given, preset, slim).loss_weights.tv == tv
+    tapless = {layer: arrays for layer, arrays in slim.items() if "relu" not in layer}
+    assert plan._smooth(given, preset, tapless) == preset
 
 
 def test_unknown_network(run):
