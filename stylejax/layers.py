@@ -179,7 +179,9 @@ def _with_ends(x: jax.Array, first: jax.Array, last: jax.Array, *, axis: int) ->
     return x
 
 
+# Jitted, as its gradient is, so that all layers and pictures of a shape are traced once.
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.jit, static_argnums=(3, 4))
 def _convolve(
     x: jax.Array,
     kernel: jax.Array,
@@ -187,18 +189,6 @@ def _convolve(
     frame: _Frame,
     precision: Precision,
 ) -> jax.Array:
-    return _sums(x, kernel, evaluated, frame, precision)
-
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _sums(
-    x: jax.Array,
-    kernel: jax.Array,
-    evaluated: jax.Array | None,
-    frame: _Frame,
-    precision: Precision,
-) -> jax.Array:
-    """The convolution; traced once for all layers and pictures of a shape."""
     # The frame but for zeros, which the direct sums have themselves.
     lines = tuple("given" if beyond == "constant" else beyond for beyond in frame)
     zeros = tuple(beyond == "constant" for beyond in frame)

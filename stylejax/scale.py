@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -381,5 +381,12 @@ def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
         params = vgg.evaluate_kernels(params)
     if mesh is not None:
         return devices.everywhere(params, devices.automatic(mesh))
-    # Not jnp.asarray, which compiles a program for every shape.
-    return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, np.ndarray) else x, params)
+    return jax.tree.map(_on_device, params)
+
+
+def _on_device(x: Any) -> Any:
+    """A copy, not by jnp.asarray, which compiles a program for every shape.
+
+    On CPU ``device_put`` may take the caller's memory for its own, so it gets a copy of it.
+    """
+    return jax.device_put(np.array(x)) if isinstance(x, np.ndarray) else x
