@@ -79,9 +79,9 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
     """
     device = device or jax.devices()[0]
     on_host = device.platform == "cpu"
-    shares = 1
+    shares, count = 1, 1 if config.mesh is None else config.mesh.size
     if config.mesh is not None:
-        shares = jax.process_count() if on_host else config.mesh.size
+        shares = jax.process_count() if on_host else count
     architecture = vgg.architecture_of(params)
     network = sum(a.size * _FLOAT for arrays in params.values() for a in arrays.values())
     picture = size[0] * size[1] * 3 * _FLOAT / shares
@@ -93,7 +93,8 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
     )
     cut = config.strip_rows(*size) is not None
     programs = 1 if cut else len(config.sizes(*size))
-    activations = _activations(config, size, params, architecture, lanes(device)) / shares
+    activations = _activations(config, size, params, architecture, lanes(device))
+    activations *= (count if cut else 1) / shares
     return Need(
         program=_BASE + programs * _PROGRAMS,
         # On CPU wide kernels are there a second time, four times as large.
@@ -122,6 +123,7 @@ def _activations(
     architecture: vgg.Architecture,
     lanes: int,
 ) -> float:
+    """Of the picture as a whole, over all devices; in strips, on one of them."""
     width = 2 if vgg.narrow(config.precision) else _FLOAT
 
     def whole(size: tuple[int, int]) -> float:
@@ -211,7 +213,7 @@ def with_coarser_whole(
     for coarser in reversed(config.sizes(*size)[:-1]):
         if config.strip_rows(*coarser) is None:
             break
-        side = math.isqrt(coarser[0] * coarser[1] - 1) + 1
+        side = math.isqrt(config.own_rows(coarser[0]) * coarser[1] - 1) + 1
         way = dataclasses.replace(config, strip_above=side)
         if need(way, coarser, params, device=device).total <= room:
             return way
@@ -260,8 +262,6 @@ def ways(
     L-BFGS takes other steps and needs more. A loss that is no sum over positions allows no strips.
     """
     yield config
-    if config.mesh is not None:
-        return
     smallest, here = config, need(config, size, params, device=device).total
     try:
         for way in in_strips(config):

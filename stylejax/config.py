@@ -79,7 +79,8 @@ class Config:
         ``LossWeights.photorealism``.
       strip: side of a square with as many pixels as are in memory at a time, with their
         activations, see ``strips``; scales with no more pixels are evaluated as a whole, as all are
-        for None. The picture is the same; losses must be sums over positions.
+        for None. With a mesh they are the pixels of a device. The picture is the same; losses must
+        be sums over positions.
       strip_above: side of a square; scales with no more pixels are evaluated as a whole all the
         same. None is ``strip``. Coarser scales often fit where the last does not.
       recompute: in strips, of so many blocks activations are computed again for the gradient; None
@@ -216,10 +217,11 @@ class Config:
                         f"{name} is {value} without strips; give strip, or leave it out"
                     )
             return
-        if self.mesh is not None:
+        if self.mesh is not None and self.padding == "circular":
             raise ValueError(
-                f"strip {self.strip} does not go with a mesh of {self.mesh.size} devices, each of "
-                "which looks at its rows as a whole; leave one of them out"
+                f"strip {self.strip} does not go with padding 'circular' and a mesh of "
+                f"{self.mesh.size} devices, each of which begins with rows of the one above; leave "
+                "one of the three out"
             )
         for layer, statistic in self.statistics.items():
             if not statistic.additive:
@@ -287,6 +289,12 @@ class Config:
         stride = vgg.minimum_size(self.layers)
         return devices.Rows(devices.automatic(self.mesh), height, stride)
 
+    def own_rows(self, height: int) -> int:
+        """Rows of a picture of this height that a device has."""
+        if self.mesh is None:
+            return height
+        return devices.Rows(self.mesh, height, vgg.minimum_size(self.layers)).each
+
     def at(self, size: tuple[int, int]) -> "Config":
         """The config of a scale: the same, where there is no mesh."""
         rows = self.spread(size[0])
@@ -321,7 +329,9 @@ class Config:
         (None, 64)
         >>> Config(strip=512, strip_above=1024).strip_rows(1024, 1024)
         """
-        if self.strip is None or height * width <= (self.strip_above or self.strip) ** 2:
+        if self.strip is None:
+            return None
+        if self.own_rows(height) * width <= (self.strip_above or self.strip) ** 2:
             return None
         least = vgg.minimum_size(self.layers)
         return max(1, self.strip**2 // width // least) * least

@@ -4,6 +4,9 @@ A convolution needs one row of each neighbour: that is all that goes from device
 the network, forward one row of features each way and backward one row of their gradient. What a
 statistic sums over positions is summed on each device first.
 
+In strips (``fold``) a device goes through rows that it has got of its neighbours before instead, as
+many as the deepest layer sees: the picture's, and nothing inside the network.
+
 XLA's own partitioner gives the same numbers, but gathers activations where rows do not divide, at
 Winograd's tiles and at borders that are repeated; see docs/devices.md.
 """
@@ -17,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from stylejax import layers, losses, vgg
+from stylejax import layers, losses, strips, vgg
 from stylejax.devices import Rows, on_each, replicated
 from stylejax.statistics import Statistic
 
@@ -167,6 +170,80 @@ def features(
         return {layer: place.only(x) for layer, x in seen.items()}
 
     return on_each(local, rows.mesh, (False, True))(params, image)
+
+
+def fold(
+    params: vgg.Params,
+    image: jax.Array,
+    cut: strips.Cut,
+    look: strips.Look,
+    given: Mapping[str, Any],
+    *,
+    rows: Rows,
+    network: strips.Network,
+    recompute: int | None = None,
+) -> dict[str, tuple[Any, Any]]:
+    """``strips.fold`` over the devices of ``rows``, each of which goes through strips of its own.
+
+    Args:
+      params: on every device.
+      image: ``[rows.padded, W, 3]``.
+      cut: of ``strips.cut`` with ``each``.
+      look: as for ``strips.fold``.
+      given: by layer a pytree of arrays of ``arranged``.
+      rows: how the image is spread.
+      network: as for ``strips.fold``.
+      recompute: as for ``strips.fold``.
+
+    Returns:
+      By layer the sums over all strips of all devices, and what was kept, spread as ``given`` is.
+    """
+    axis, reach = rows.mesh.axis_names[0], cut.stages["input"].margin
+
+    def local(params: vgg.Params, image: jax.Array, given: Any) -> Any:
+        lines = strips.lines(_amid(image, reach, axis, rows.devices), cut)
+        before = jax.lax.axis_index(axis) * rows.each
+        seen = strips.fold(
+            *(params, lines, cut, look, given),
+            network=network,
+            recompute=recompute,
+            before=before,
+        )
+        return {layer: (jax.tree.map(lambda x: x[None], s), k) for layer, (s, k) in seen.items()}
+
+    seen = on_each(local, rows.mesh, (False, True, True))(params, image, dict(given))
+    # The compiler's sum, as in ``summary``.
+    return {
+        layer: (jax.tree.map(lambda x: jnp.sum(x, axis=0), sums), kept)
+        for layer, (sums, kept) in seen.items()
+    }
+
+
+def _amid(x: jax.Array, reach: int, axis: str, devices: int) -> jax.Array:
+    """A device's rows with the ``reach`` above and below them, zeros beyond the first and last.
+
+    In ``shard_map`` only; of the neighbours' neighbours as well, where those next to it have less.
+    """
+    above, below = [], []
+    for hop in range(1, -(-reach // len(x)) + 1):
+        part = min(len(x), reach - (hop - 1) * len(x))
+        down = [(i, i + hop) for i in range(devices - hop)]
+        up = [(i + hop, i) for i in range(devices - hop)]
+        above.append(jax.lax.ppermute(x[len(x) - part :], axis, down))
+        below.append(jax.lax.ppermute(x[:part], axis, up))
+    return jnp.concatenate([*reversed(above), x, *below])
+
+
+def arranged(x: jax.Array, stage: strips.Stage, number: int, rows: Rows) -> jax.Array:
+    """``strips.arrange`` on every device, of ``[h, ...]``, padded or not."""
+    own = jnp.pad(x, [(0, rows.devices * stage.own - len(x)), *((0, 0),) * (x.ndim - 1)])
+    arrange = partial(strips.arrange, stage=stage, number=number)
+    return on_each(arrange, rows.mesh, (True,))(own)
+
+
+def gathered(x: jax.Array, stage: strips.Stage, rows: Rows) -> jax.Array:
+    """``strips.gather`` on every device: padded rows."""
+    return on_each(partial(strips.gather, stage=stage), rows.mesh, (True,))(x)
 
 
 def _heights(rows: Rows, width: int, pool: vgg.Pool) -> tuple[tuple[int, int], ...]:

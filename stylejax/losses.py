@@ -90,9 +90,13 @@ def total_variation(image: jax.Array) -> jax.Array:
     an image ``[H, W, 3]``. Not in the paper; neural-style's regulariser, here as a loss whose
     gradient is its own, and a mean, so that its weight does not depend on the picture's size.
     """
-    down = jnp.sum(jnp.square(image[1:] - image[:-1]))
-    right = jnp.sum(jnp.square(image[:, 1:] - image[:, :-1]))
-    return (down + right) / (image.shape[0] * image.shape[1])
+    down, right = squared_differences(image)
+    return (jnp.sum(down) + jnp.sum(right)) / (image.shape[0] * image.shape[1])
+
+
+def squared_differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """To the lower neighbours, ``[H - 1, W, 3]``, and to the right ones, ``[H, W - 1, 3]``."""
+    return jnp.square(image[1:] - image[:-1]), jnp.square(image[:, 1:] - image[:, :-1])
 
 
 def circular_variation(image: jax.Array) -> jax.Array:

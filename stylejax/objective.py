@@ -23,8 +23,8 @@ from stylejax.targets import (
     cut_of,
     extents_of,
     features_number,
+    look_through,
     make_targets,
-    network,
     network_features,
     rows_of,
     summarised,
@@ -217,9 +217,10 @@ def _in_strips(
         photo, mask, regions = given
         sums = _Sums()
         if layer == "input":
-            down = (counted[1:] * counted[:-1])[:, :, None] * jnp.square(f[1:] - f[:-1])
-            right = jnp.square(f[1:, 1:] - f[1:, :-1])  # 0 where nothing counts
-            return sums._replace(differences=jnp.sum(down) + jnp.sum(right)), ()
+            down, right = losses.squared_differences(f)
+            down = (counted[1:] * counted[:-1])[:, :, None] * down
+            # The first row is the strip before's; right of what does not count there is no change.
+            return sums._replace(differences=jnp.sum(down) + jnp.sum(right[1:])), ()
         if layer in config.content_layers:
             weight = (counted if mask is None else mask)[:, :, None]
             sums = sums._replace(
@@ -240,13 +241,12 @@ def _in_strips(
         layer: (targets.content.get(layer), masks.get(layer), regions.get(layer))
         for layer in config.layers
     }
-    by_strips = variation == losses.total_variation  # as a whole its differences are two pictures
+    # As a whole its differences are two pictures; over devices, a part of them on each.
+    rows = rows_of(image, config)
+    by_strips = variation == losses.total_variation and rows is None
     if by_strips:
         given["input"] = (None, None, None)
-    lines = strips.lines(image, cut)
-    seen = strips.fold(
-        params, lines, cut, look, given, network=network(config), recompute=config.recompute
-    )
+    seen = look_through(params, image, cut, look, given, config)
     sums = {layer: own for layer, (own, _) in seen.items()}
     number = {layer: features_number(params, layer, cut) for layer in config.layers}
     content_loss = cast(losses.ContentLoss, config.content_loss)  # Config has seen to it
@@ -268,7 +268,7 @@ def _in_strips(
     if by_strips:
         varied = sums["input"].differences / (image.shape[0] * image.shape[1])
     else:  # its differences are cheaper computed again than kept
-        varied = jax.checkpoint(variation)(image)
+        varied = jax.checkpoint(variation)(image if rows is None else rows.crop(image))
     return _Seen(content, style, dream, varied)
 
 

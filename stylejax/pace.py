@@ -64,6 +64,7 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> list[Shar
             pixels += evaluations * height * width
         else:
             rows = cut.number * cut.stages["input"].rows
+            rows *= 1 if config.mesh is None else config.mesh.size
             pixels += evaluations * rows * width * (3 + config.nested) / 2
         shares.append(Share(pixels, (height, width)))
     return shares

@@ -217,10 +217,6 @@ def _over(given: dict[str, Any], config: Config) -> Config:
     mesh = _mesh(given)
     if mesh is None:
         return config
-    if given["low_memory"]:
-        raise ValueError(
-            "--low-memory works on one device, where strips take turns; leave --devices out"
-        )
     with options.naming():
         return replace(config, mesh=mesh)
 

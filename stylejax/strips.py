@@ -11,6 +11,10 @@ the last to the first, and hands the kept rows' cotangents from each to the one 
 the activations of the first blocks, the largest, are computed again, strip by strip; those of the
 later ones may be kept. Of a high picture the rows that strips hand on are most of what is kept;
 nested, a few strips' are, and the others' are computed again as well.
+
+Where devices share a picture (``halo``), each goes through strips of its own rows. They begin as
+far above these as the deepest layer sees, and end as far below; what they bring there is right for
+nobody and counts for nothing.
 """
 
 import math
@@ -52,38 +56,60 @@ class Network(NamedTuple):
     precision: Precision
 
 
+class Turn(NamedTuple):
+    """Where the walk is.
+
+    Attributes:
+      strip: its number, int32.
+      before: int32, rows of the image that other devices have above this one's; 0 on one device.
+    """
+
+    strip: jax.Array
+    before: jax.Array
+
+
 class Stage(NamedTuple):
     """How a layer's features come out of the strips.
-
-    Strip number ``i`` brings rows from ``i * rows - delay`` on, where row ``margin`` is the first
-    of the image's ``counted`` ones.
 
     Attributes:
       size: height and width of the features, with what is repeated around the image.
       channels: of the features.
       rows: of each strip.
       delay: rows by which the layer lags behind the image.
-      margin: rows of what is repeated above the image.
+      around: rows of what is repeated above the image, and below.
+      margin: rows above those looked at with which the strips begin: the rows around the image, or
+        those of the devices above.
       counted: rows of the image's own.
+      each: of these a device looks at so many, at most; None where there is one, which has all.
+      stride: rows of the image to one of the features.
     """
 
     size: tuple[int, int]
     channels: int
     rows: int
     delay: int
+    around: int
     margin: int
     counted: int
+    each: int | None
+    stride: int
 
-    def first(self, strip: jax.Array) -> jax.Array:
-        """The number of the first row that a strip brings."""
-        return strip * self.rows - self.delay
+    @property
+    def own(self) -> int:
+        """Rows of this device."""
+        return self.counted if self.each is None else self.each
+
+    def first(self, turn: Turn) -> jax.Array:
+        """The number of the first row that a strip brings, counted from the image's first."""
+        above = self.delay + self.margin
+        return turn.strip * self.rows - above + turn.before // self.stride
 
 
 class Cut(NamedTuple):
     """How an image is cut.
 
     Attributes:
-      number: of strips.
+      number: of strips, on each device.
       group: of so many strips on end only what the first is handed is kept for the gradient;
         ``number``, where every strip's is.
       stages: by layer, every one up to the deepest that is looked at; and ``"input"``.
@@ -102,6 +128,7 @@ def cut(
     network: Network,
     *,
     nested: bool = False,
+    each: int | None = None,
 ) -> Cut:
     """How an image of ``size`` is cut into strips of at most ``rows`` rows.
 
@@ -112,6 +139,8 @@ def cut(
       rows: of the image in a strip, at most; a multiple of ``vgg.minimum_size(layers)``.
       network: how it sees the image.
       nested: whether strips are grouped, see ``Cut``.
+      each: rows of each of several devices, a multiple of ``vgg.minimum_size(layers)``; None is
+        one device, which has all.
 
     Raises:
       ValueError: for rows that are no such multiple, and for a height of a circular image that is
@@ -124,16 +153,19 @@ def cut(
         raise ValueError(
             f"a circular image in strips is {size[0]} high; it must be a multiple of {least}"
         )
-    margin = 0
-    stages = _stages(params, size, layers, rows, margin, network.pool)
+    staged = partial(_stages, params, size, layers, pool=network.pool, each=each)
+    stages = staged(rows)
+    around = margin = 0
     if network.padding == "circular":  # as far as the deepest layer sees, whole strides of it
-        margin = (list(stages.values())[-1].delay + 1) * least
-        stages = _stages(params, size, layers, rows, margin, network.pool)
-    seen = [stages[layer] for layer in layers]
-    lines = max((s.margin + s.counted + s.delay) * rows // s.rows for s in seen)
+        around = margin = (list(stages.values())[-1].delay + 1) * least
+    elif each is not None:  # what a layer lags is what it sees
+        margin = -(-max(stages[n].delay * stages[n].stride for n in layers) // least) * least
+    staged = partial(staged, around=around, margin=margin)
+    seen = [staged(rows)[layer] for layer in layers]
+    lines = max((s.margin + s.own + s.delay) * s.stride for s in seen)
     number, group = _grouped(-(-lines // rows)) if nested else (-(-lines // rows),) * 2
     rows = -(-lines // (number * least)) * least  # no more than so many strips need
-    return Cut(number, group, _stages(params, size, layers, rows, margin, network.pool))
+    return Cut(number, group, staged(rows))
 
 
 def _grouped(number: int) -> tuple[int, int]:
@@ -155,14 +187,18 @@ def _stages(
     size: tuple[int, int],
     layers: Sequence[str],
     rows: int,
-    margin: int,
+    *,
     pool: vgg.Pool,
+    each: int | None,
+    around: int = 0,
+    margin: int = 0,
 ) -> dict[str, Stage]:
-    height = size[0] + 2 * margin
-    stage = Stage((height, size[1]), 3, rows, delay=0, margin=margin, counted=size[0])
+    height = size[0] + 2 * around
+    stage = Stage((height, size[1]), 3, rows, 0, around, margin, size[0], each, stride=1)
     stages = {"input": stage}
     for layer in _walk(params, layers):
         delay, rows, channels = stage.delay, stage.rows, stage.channels
+        stride = vgg.stride(layer)
         if layer.startswith("conv"):
             delay, channels = delay + 1, params[layer]["bias"].shape[0]
         elif layer.startswith("pool"):
@@ -172,8 +208,11 @@ def _stages(
             channels,
             rows,
             delay,
-            margin=margin // vgg.stride(layer),
+            around=around // stride,
+            margin=margin // stride,
             counted=vgg.feature_size(size, layer, pool)[0],
+            each=each and each // stride,
+            stride=stride,
         )
         stages[layer] = stage
     return stages
@@ -200,9 +239,9 @@ def arrange(x: jax.Array, stage: Stage, number: int) -> jax.Array:
 
 
 def gather(x: jax.Array, stage: Stage) -> jax.Array:
-    """The inverse: ``[number, rows, ...]`` as the strips brought it to ``[h, ...]``."""
+    """The inverse: ``[number, rows, ...]`` as the strips brought it to ``[stage.own, ...]``."""
     above = stage.delay + stage.margin
-    return x.reshape(-1, *x.shape[2:])[above : above + stage.counted]
+    return x.reshape(-1, *x.shape[2:])[above : above + stage.own]
 
 
 def fold(
@@ -214,6 +253,7 @@ def fold(
     *,
     network: Network,
     recompute: int | None = None,
+    before: jax.Array | int = 0,
 ) -> dict[str, tuple[Any, Any]]:
     """Looks at an image's features strip by strip.
 
@@ -226,6 +266,7 @@ def fold(
       given: by layer that is looked at, a pytree of arrays ``[number, ...]``, see ``arrange``.
       network: how it sees the image.
       recompute: of so many blocks activations are computed again for the gradient; None is all.
+      before: rows of the image that other devices have above this one's.
 
     Returns:
       By layer the sums over all strips, and what was kept, ``[number, ...]``.
@@ -239,8 +280,9 @@ def fold(
     def strip(carry: Any, brought: Any) -> tuple[Any, Any]:
         buffers, sums = carry
         rows, index, given = brought
-        x, early, seen = through(rows, buffers, index, given)
-        _, late, more = _through(*shared, names[len(first) :], x, buffers, index, given)
+        turn = Turn(index, jnp.asarray(before, index.dtype))
+        x, early, seen = through(rows, buffers, turn, given)
+        _, late, more = _through(*shared, names[len(first) :], x, buffers, turn, given)
         seen |= more
         sums = {layer: jax.tree.map(jnp.add, sums[layer], seen[layer][0]) for layer in seen}
         return (early | late, sums), {layer: kept for layer, (_, kept) in seen.items()}
@@ -250,7 +292,8 @@ def fold(
     if "input" in given:
         buffers["input"] = jnp.zeros_like(lines[0, :1])
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    shapes = jax.eval_shape(partial(_through, *shared, names), one[0], buffers, *one[1:])[2]
+    turn = Turn(one[1], one[1])
+    shapes = jax.eval_shape(partial(_through, *shared, names), one[0], buffers, turn, one[2])[2]
     zeros = {
         layer: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
         for layer, (sums, _) in shapes.items()
@@ -271,10 +314,13 @@ def _scan_nested(
 
 
 def lines(image: jax.Array, cut: Cut) -> jax.Array:
-    """The image, and what is around it, in strips ``[number, rows, W, 3]``, for ``fold``."""
+    """The image, and what is around it, in strips ``[number, rows, W, 3]``, for ``fold``.
+
+    Of one device among several it is its rows with the neighbours' ``margin`` above and below.
+    """
     stage = cut.stages["input"]
-    if stage.margin:
-        image = jnp.pad(image, ((stage.margin, stage.margin), (0, 0), (0, 0)), "wrap")
+    if stage.around:
+        image = jnp.pad(image, ((stage.around, stage.around), (0, 0), (0, 0)), "wrap")
     return arrange(image, stage._replace(margin=0), cut.number)
 
 
@@ -308,17 +354,19 @@ def _through(
     layers: Sequence[str],
     x: jax.Array,
     buffers: Mapping[str, jax.Array],
-    strip: jax.Array,
+    turn: Turn,
     given: Mapping[str, Any],
 ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, tuple[Any, Any]]]:
     """One strip through some layers: what comes out, the rows kept, and what was seen."""
 
     def looked(layer: str, features: jax.Array, above: int) -> tuple[Any, Any]:
         stage = cut.stages[layer]
-        row = stage.first(strip) + jnp.arange(-above, stage.rows) - stage.margin
-        counted = ((row >= 0) & (row < stage.counted)).astype(
-            jnp.promote_types(features.dtype, jnp.float32)
-        )
+        row = stage.first(turn) + jnp.arange(-above, stage.rows)
+        before = turn.before // stage.stride
+        own = (row >= before) & (row < stage.counted)
+        if stage.each is not None:
+            own &= row < before + stage.each
+        counted = own.astype(jnp.promote_types(features.dtype, jnp.float32))
         counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
         return look(layer, features, counted, given[layer])
 
@@ -336,7 +384,7 @@ def _through(
             x = rectify(x)
         else:
             step = _pool if layer.startswith("pool") else _convolve
-            x, rows = step(params, layer, before[layer], network, x, buffers.get(layer), strip)
+            x, rows = step(params, layer, before[layer], network, x, buffers.get(layer), turn)
             if rows is not None:
                 kept[layer] = rows
         if layer in given:
@@ -359,13 +407,13 @@ def _convolve(
     network: Network,
     x: jax.Array,
     above: jax.Array | None,
-    strip: jax.Array,
+    turn: Turn,
 ) -> tuple[jax.Array, jax.Array | None]:
     assert above is not None
     x = jnp.concatenate([above, x])
     first = layer == "conv1_1"
     beyond = _BEYOND[vgg.convolution(network.padding, first=first)]
-    within = _bordered(x, stage.first(strip) - 2, stage.size[0], repeat=beyond == "edge")
+    within = _bordered(x, stage.first(turn) - 2, stage, repeat=beyond == "edge")
     module = vgg.Convolution(
         params[layer]["bias"].shape[0],
         partial(convolve_rows, beside=beyond),
@@ -381,28 +429,30 @@ def _pool(
     network: Network,
     x: jax.Array,
     above: jax.Array | None,
-    strip: jax.Array,
+    turn: Turn,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Pairs of rows begin at even ones; a stage that is late by an odd number waits for one more.
 
     Where the pooling rounds up, the last row of an odd number is paired with itself.
     """
-    first, last = stage.first(strip), None
+    first, last = stage.first(turn), None
     if above is not None:
         x, last, first = jnp.concatenate([above, x[:-1]]), x[-1:], first - 1
-    return network.pool(_bordered(x, first, stage.size[0], repeat=True)), last
+    return network.pool(_bordered(x, first, stage, repeat=True)), last
 
 
-def _bordered(x: jax.Array, first: jax.Array, height: int, *, repeat: bool) -> jax.Array:
-    """Rows from number ``first`` on, with what the padding puts above row 0 and below the last.
+def _bordered(x: jax.Array, first: jax.Array, stage: Stage, *, repeat: bool) -> jax.Array:
+    """Rows from number ``first`` on, with what the padding puts above the first and below the last.
 
     Only the row next to the border: nobody looks at those further outside.
     """
+    top = -stage.around
+    end = top + stage.size[0]
 
     def row(number: jax.Array | int) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, jnp.clip(number - first, 0, len(x) - 1), 1)
 
-    for number, neighbour in ((-1, 0), (height, height - 1)):
+    for number, neighbour in ((top - 1, top), (end, end - 1)):
         place = number - first
         new = row(neighbour) if repeat else jnp.zeros_like(x[:1])
         new = jnp.where((place >= 0) & (place < len(x)), new, row(number))

@@ -113,9 +113,10 @@ def make_targets(
     seen, activity = _photo(params, content, plain)
     carried = _carried(masks, content.shape, config)
     if (cut := cut_of(params, content.shape, config)) is not None:
-        seen = {layer: _arranged(x, layer, cut) for layer, x in seen.items()}
+        rows = rows_of(content, config)
+        seen = {layer: _arranged(x, layer, cut, rows) for layer, x in seen.items()}
         carried = jax.tree_util.tree_map_with_path(
-            lambda path, x: _arranged(x, path[-1].key, cut), carried
+            lambda path, x: _arranged(x, path[-1].key, cut, rows), carried
         )
     return Targets(
         content=seen,
@@ -128,16 +129,37 @@ def make_targets(
 
 def cut_of(params: vgg.Params, shape: Sequence[int], config: Config) -> strips.Cut | None:
     """How a picture ``[H, W, ...]`` is cut into strips; None where it is looked at as a whole."""
-    size = (shape[0], shape[1])
-    rows = config.strip_rows(*size)
+    spread, (height, width) = config.rows, shape[:2]
+    if spread is not None and height == spread.padded:
+        height = spread.height
+    rows = config.strip_rows(height, width)
     if rows is None:
         return None
-    return strips.cut(params, size, config.layers, rows, network(config), nested=config.nested)
+    return strips.cut(
+        *(params, (height, width), config.layers, rows, _network(config)),
+        nested=config.nested,
+        each=None if config.mesh is None else config.own_rows(height),
+    )
 
 
-def network(config: Config) -> strips.Network:
+def _network(config: Config) -> strips.Network:
     """How the network sees a picture in strips."""
     return strips.Network(config.pool, config.padding, config.precision)
+
+
+def look_through(
+    params: vgg.Params,
+    image: jax.Array,
+    cut: strips.Cut,
+    look: strips.Look,
+    given: Mapping[str, Any],
+    config: Config,
+) -> dict[str, tuple[Any, Any]]:
+    """``strips.fold`` of an image, over its devices where there is a mesh."""
+    more: dict[str, Any] = {"network": _network(config), "recompute": config.recompute}
+    if (rows := rows_of(image, config)) is not None:
+        return halo.fold(params, rows.pad(image), cut, look, given, rows=rows, **more)
+    return strips.fold(params, strips.lines(image, cut), cut, look, given, **more)
 
 
 def _summaries(
@@ -164,8 +186,11 @@ def _summaries(
         weight = counted[:, :, None] if mask is None else mask
         return summarised(layer, f, weight, config), ()
 
-    given = {layer: None if m is None else _arranged(m, layer, cut) for layer, m in masks.items()}
-    seen = strips.fold(params, strips.lines(style, cut), cut, look, given, network=network(config))
+    rows = rows_of(style, config)
+    given = {
+        layer: None if m is None else _arranged(m, layer, cut, rows) for layer, m in masks.items()
+    }
+    seen = look_through(params, style, cut, look, given, config)
     return {layer: sums for layer, (sums, _) in seen.items()}
 
 
@@ -209,17 +234,16 @@ def _photo(
         )
 
     def look(layer: str, f: jax.Array, counted: jax.Array, _: Any) -> tuple[Any, Any]:
-        f = losses.widened(f)
-        squares = jnp.sum(counted[:, :, None] * jnp.square(f))
+        f = counted[:, :, None] * losses.widened(f)
+        squares = jnp.sum(jnp.square(f))
         return squares, f if layer in config.content_layers else ()
 
     given = dict.fromkeys(layers)
-    seen = strips.fold(params, strips.lines(photo, cut), cut, look, given, network=network(config))
+    seen = look_through(params, photo, cut, look, given, config)
+    rows = rows_of(photo, config)
+    gather = strips.gather if rows is None else partial(halo.gathered, rows=rows)
     return (
-        {
-            layer: strips.gather(seen[layer][1], cut.stages[layer])
-            for layer in config.content_layers
-        },
+        {layer: gather(seen[layer][1], cut.stages[layer]) for layer in config.content_layers},
         {
             layer: seen[layer][0] / features_number(params, layer, cut)
             for layer in config.dream_layers
@@ -234,8 +258,9 @@ def features_number(params: vgg.Params, layer: str, cut: strips.Cut) -> int:
     return stage.counted * stage.size[1] * channels
 
 
-def _arranged(x: jax.Array, layer: str, cut: strips.Cut) -> jax.Array:
-    return strips.arrange(x, cut.stages[layer], cut.number)
+def _arranged(x: jax.Array, layer: str, cut: strips.Cut, rows: Rows | None) -> jax.Array:
+    arrange = strips.arrange if rows is None else partial(halo.arranged, rows=rows)
+    return arrange(x, cut.stages[layer], cut.number)
 
 
 def _carried(masks: Guides | None, shape: Sequence[int], config: Config) -> Carried | None:

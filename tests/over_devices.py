@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,12 +77,16 @@ def evaluated(config, params, picture, content, style, guides, weights):
 
 
 def difference(config, height, width, *, count=8, guides=False, weights=WEIGHTS, params=None):
-    """Relative difference between one device and several: of each term, and of the gradient."""
+    """Relative difference between one device and several: of each term, and of the gradient.
+
+    The one looks at the picture as a whole, whatever the others do.
+    """
     config = dataclasses.replace(config, **LAYERS)
     given = pictures(height, width)
     params = network() if params is None else params
     more = (regions(height, width) if guides else None, weights)
-    (one, terms), gradient = evaluated(config, params, *given, *more)
+    whole = dataclasses.replace(config, strip=None, recompute=None, nested=False)
+    (one, terms), gradient = evaluated(whole, params, *given, *more)
     config = dataclasses.replace(config, mesh=devices.mesh(count))
     (several, those), another = evaluated(config, params, *given, *more)
     pairs = zip(jax.tree.leaves((one, terms)), jax.tree.leaves((several, those)), strict=True)
@@ -156,6 +161,50 @@ def forms():
         name: difference(config, 69 if name == "by tiles" else 37, 24, **more)
         for name, (config, more) in cases.items()
     }
+
+
+def in_strips():
+    """Each device in strips of its own: of 4 rows, but for the last of 8.
+
+    The deepest layer sees twelve rows above and below: one, two or three devices' rows.
+    """
+    small = partial(Config, **LAYERS)
+    average, up = layers.average_pool, layers.max_pool_ceil
+    dream = {"dream_layers": ("relu2_2",)}
+    everything = {"guides": True, "weights": WEIGHTS._replace(dream=0.1, photorealism=1.0)}
+    cases = {
+        "zero": (small(padding="zero", pool=up, strip=8), (69, 21), {}),
+        "replicate": (small(padding="replicate", pool=average, strip=6), (31, 23), {}),
+        "half of them have nothing": (small(strip=6), (13, 16), {}),
+        "nested": (small(nested=True, pool=up, strip=8), (101, 17), {}),
+        "masks, a dream, photorealism, blocks kept": (
+            small(
+                strip=8,
+                recompute=1,
+                photorealism=True,
+                style_statistic=statistics.RELATIVE_COVARIANCE,
+                **dream,
+            ),
+            (69, 24),
+            everything,
+        ),
+        "another variation": (
+            small(
+                strip=14,
+                padding="replicate",
+                content_loss=losses.content_loss_mean_square,
+                total_variation=losses.nine_point_variation,
+            ),
+            (150, 24),
+            {},
+        ),
+    }
+    found = {}
+    for name, (config, size, more) in cases.items():
+        spread = dataclasses.replace(config, mesh=devices.mesh())
+        assert spread.strip_rows(*size) == (8 if config.strip == 14 else 4), name
+        found[name] = difference(config, *size, **more)
+    return found
 
 
 def own_loss(features, target):
@@ -320,7 +369,7 @@ def pictured(mesh):
 
 
 def main(name, *words):
-    if name not in ("borders", "more_borders", "forms", "programs"):
+    if name not in ("borders", "more_borders", "forms", "in_strips", "programs"):
         jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", name != "programs")
     print(json.dumps(globals()[name](*words)))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from stylejax import Adam, Config, Lbfgs, budget, statistics, vgg
 
@@ -111,12 +112,16 @@ def test_one_line(params):
     assert whole.startswith("64x64: whole, about ")
 
 
+class Device(SimpleNamespace):
+    """One that this machine need not have."""
+
+    __hash__ = object.__hash__
+
+
 def over_eight(platform):
-    """A config whose rows are spread over eight devices, which this machine need not have."""
-    config, device = Config(), SimpleNamespace(platform=platform)
-    mesh = SimpleNamespace(size=8, devices=np.array([device] * 8))
-    object.__setattr__(config, "mesh", mesh)
-    return config, device
+    """A config whose rows are spread over eight devices, and one of them."""
+    there = [Device(platform=platform) for _ in range(8)]
+    return Config(mesh=Mesh(np.array(there), ("rows",))), there[0]
 
 
 def test_devices_share_all_but_the_network_and_those_of_a_cpu_share_memory(params):
@@ -132,6 +137,25 @@ def test_devices_share_all_but_the_network_and_those_of_a_cpu_share_memory(param
     together = budget.need(config, SIZE, params, device=device)
     assert together == budget.need(Config(), SIZE, params, device=device)
     assert budget.described(config, SIZE, together, None).endswith(" GB in each process")
+
+
+def test_devices_that_cannot_hold_their_share_take_it_in_strips(params):
+    config, device = over_eight("gpu")
+    whole = budget.need(config, SIZE, params, device=device)
+    found = budget.fitting(config, SIZE, params, 0.6 * whole.total, device=device)
+    each = budget.need(found, SIZE, params, device=device)
+    assert found.strip and found.mesh is config.mesh and each.total <= 0.6 * whole.total
+    own = (config.own_rows(SIZE[0]), SIZE[1])
+    alone = budget.need(Config(strip=found.strip), own, params, device=device)
+    # As of one that has such a picture for itself, cut a little otherwise.
+    assert 0.7 * alone.activations < each.activations < 1.5 * alone.activations
+    assert each.activations < 0.5 * whole.activations
+    assert f"strips of {found.strip_rows(*SIZE)} rows" in budget.described(found, SIZE, each, None)
+    # On a CPU all of them work at once in one process.
+    over_cpus, cpu = over_eight("cpu")
+    on_cpu = dataclasses.replace(over_cpus, strip=found.strip, nested=found.nested)
+    together = budget.need(on_cpu, SIZE, params, device=cpu)
+    assert together.activations == 8 * each.activations
 
 
 def test_a_tpu_pads_channels_and_needs_no_evaluated_kernels(params):

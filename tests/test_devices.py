@@ -43,7 +43,13 @@ LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
-    "name", ["borders", pytest.param("more_borders", marks=LONG), pytest.param("forms", marks=LONG)]
+    "name",
+    [
+        "borders",
+        pytest.param("more_borders", marks=LONG),
+        pytest.param("forms", marks=LONG),
+        "in_strips",
+    ],
 )
 def test_loss_and_gradient_are_those_of_one_device(name):
     for case, (terms, gradient) in with_eight(name).items():
