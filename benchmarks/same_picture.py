@@ -1,11 +1,12 @@
 """Is it the same picture, whichever way it is evaluated? One run by each, compared by pixels.
 
 python benchmarks/same_picture.py PHOTO PAINTING [--size 1024] [--steps 20] [--dtype float64]
-    [--ways whole,strips,recompute,nested,devices,processes] [--optimizer lbfgs] [--weights FILE]
+    [--ways whole,strips,recompute,nested,devices,shared,processes] [--optimizer lbfgs]
+    [--weights FILE]
 
 ``strips`` is ``Config(strip=512)``, ``recompute`` the same with ``recompute=3``, ``nested`` with
-``nested=True``; ``devices`` are eight, forced on a CPU, ``processes`` two with one device each.
-Each run is one scale in a process of its own. Printed are the
+``nested=True``; ``devices`` are eight, forced on a CPU, ``shared`` are they with ``strip=256``, and
+``processes`` two with one device each. Each run is one scale in a process of its own. Printed are the
 loss, and how far pixels, from 0 to 1, are from the first way's: the farthest, and the root of the
 mean square.
 
@@ -35,8 +36,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "recompute": {"strip": 512, "recompute": 3},
     "nested": {"strip": 512, "nested": True},
     "devices": {},
+    "shared": {"strip": 256},
     "processes": {},
 }
+SPREAD = ("devices", "shared", "processes")
 
 
 def sized(file: Path, long_side: int) -> np.ndarray:
@@ -64,7 +67,7 @@ def make(given: argparse.Namespace) -> None:
     params = jax.tree.map(lambda a: np.asarray(a, given.dtype), loaded)
     optimizer = Lbfgs() if given.optimizer == "lbfgs" else Adam()
     config = Config(scales=1, steps=given.steps, optimizer=optimizer, **WAYS[given.way])
-    if given.way in ("devices", "processes"):
+    if given.way in SPREAD:
         config = dataclasses.replace(config, mesh=devices.mesh(len(jax.devices())))
     began = time.perf_counter()
     for progress in iterate(params, photo, [painting], config=config, every=given.steps):
@@ -84,7 +87,7 @@ def port() -> int:
 def run(way: str, words: Sequence[str], keep: Path) -> Any:
     """A run by one way in processes of its own: its picture, loss and seconds."""
     words = (*COMMAND, *words, "--way", way, "--keep", str(keep))
-    count = DEVICES if way == "devices" else 1
+    count = DEVICES if way in ("devices", "shared") else 1
     forced = f"--xla_force_host_platform_device_count={count}"
     environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {forced}"}
     each: list[tuple[str, ...]] = [()]

@@ -30,6 +30,7 @@ from stylejax import (
     objective,
     scale,
     statistics,
+    strips,
     stylize,
     traffic,
     vgg,
@@ -164,17 +165,17 @@ def forms():
 
 
 def in_strips():
-    """Each device in strips of its own: of 4 rows, but for the last of 8.
+    """Each device in strips of its own, of 4 rows.
 
-    The deepest layer sees twelve rows above and below: one, two or three devices' rows.
+    The deepest layer sees twelve rows above and below: one, two or three devices' rows. The last
+    case goes through four too few.
     """
     small = partial(Config, **LAYERS)
-    average, up = layers.average_pool, layers.max_pool_ceil
+    up = layers.max_pool_ceil
     dream = {"dream_layers": ("relu2_2",)}
     everything = {"guides": True, "weights": WEIGHTS._replace(dream=0.1, photorealism=1.0)}
     cases = {
         "zero": (small(padding="zero", pool=up, strip=8), (69, 21), {}),
-        "replicate": (small(padding="replicate", pool=average, strip=6), (31, 23), {}),
         "half of them have nothing": (small(strip=6), (13, 16), {}),
         "nested": (small(nested=True, pool=up, strip=8), (101, 17), {}),
         "masks, a dream, photorealism, blocks kept": (
@@ -188,23 +189,42 @@ def in_strips():
             (69, 24),
             everything,
         ),
-        "another variation": (
-            small(
-                strip=14,
-                padding="replicate",
-                content_loss=losses.content_loss_mean_square,
-                total_variation=losses.nine_point_variation,
-            ),
-            (150, 24),
-            {},
-        ),
     }
-    found = {}
-    for name, (config, size, more) in cases.items():
-        spread = dataclasses.replace(config, mesh=devices.mesh())
-        assert spread.strip_rows(*size) == (8 if config.strip == 14 else 4), name
-        found[name] = difference(config, *size, **more)
-    return found
+    found = stripped(cases)
+    cut = strips.cut
+
+    def short(*given, **more):
+        right = cut(*given, **more)
+        margins = {name: s.margin - STRIDE // s.stride for name, s in right.stages.items()}
+        stages = {n: s._replace(margin=margins[n]) for n, s in right.stages.items()}
+        return right._replace(stages=stages if more["each"] else right.stages)
+
+    strips.cut = short
+    return found | stripped({"short": cases["zero"]})
+
+
+def more_in_strips():
+    """Others, the last one in strips of 8 rows."""
+    average = layers.average_pool
+    config = Config(padding="replicate", pool=average, **LAYERS)
+    means = {
+        "content_loss": losses.content_loss_mean_square,
+        "total_variation": losses.nine_point_variation,
+    }
+    return stripped(
+        {
+            "replicate": (dataclasses.replace(config, strip=6), (31, 23), {}),
+            "a stride for each": (Config(strip=4, **LAYERS), (32, 20), {}),
+            "means": (dataclasses.replace(config, strip=14, **means), (150, 24), {}),
+        }
+    )
+
+
+def stripped(cases):
+    """``difference`` of configs that are not evaluated as a whole, at their sizes."""
+    for config, size, _ in cases.values():
+        assert dataclasses.replace(config, mesh=devices.mesh()).strip_rows(*size)
+    return {name: difference(config, *size, **more) for name, (config, size, more) in cases.items()}
 
 
 def own_loss(features, target):
@@ -234,6 +254,7 @@ def other_runs():
     bounded = dataclasses.replace(full, optimizer=JaxoptLbfgsb(), steps=4)
     compact = dataclasses.replace(full, optimizer=Lbfgs(compact=True))
     cases = {"full steps": full, "descent": descent, "jaxopt": bounded, "compact": compact}
+    cases["in strips"] = dataclasses.replace(full, optimizer=Lbfgs(), strip=8, nested=True)
     return {name: compared(config) for name, config in cases.items()}
 
 
@@ -264,6 +285,11 @@ def resumed(**settings):
     same = [distance(config, number) for number in (0, 1, 3, len(whole) - 1)]
     fewer = [None, devices.mesh(3)]
     return same, [distance(dataclasses.replace(config, mesh=mesh), 3) for mesh in fewer]
+
+
+def resumed_in_strips():
+    """The same in strips, which hold together what a device keeps of its neighbours' rows."""
+    return resumed(strip=8)
 
 
 def resumed_carried():
@@ -346,6 +372,7 @@ def programs():
         "odd": compiled(Config(), 101, 33, params),
         "circular": compiled(Config(padding="circular", optimizer=compact), 100, 32, params),
         "zero": compiled(zero, 101, 33, params),
+        "strips": compiled(Config(strip=16), 250, 33, params),
     }
 
 
@@ -369,7 +396,8 @@ def pictured(mesh):
 
 
 def main(name, *words):
-    if name not in ("borders", "more_borders", "forms", "in_strips", "programs"):
+    in_float32 = ("borders", "more_borders", "forms", "in_strips", "more_in_strips", "programs")
+    if name not in in_float32:
         jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", name != "programs")
     print(json.dumps(globals()[name](*words)))

@@ -149,7 +149,7 @@ def test_devices_that_cannot_hold_their_share_take_it_in_strips(params):
     alone = budget.need(Config(strip=found.strip), own, params, device=device)
     # As of one that has such a picture for itself, cut a little otherwise.
     assert 0.7 * alone.activations < each.activations < 1.5 * alone.activations
-    assert each.activations < 0.5 * whole.activations
+    assert each.activations < 0.6 * whole.activations
     assert f"strips of {found.strip_rows(*SIZE)} rows" in budget.described(found, SIZE, each, None)
     # On a CPU all of them work at once in one process.
     over_cpus, cpu = over_eight("cpu")

@@ -49,10 +49,14 @@ LONG = pytest.mark.long
         pytest.param("more_borders", marks=LONG),
         pytest.param("forms", marks=LONG),
         "in_strips",
+        pytest.param("more_in_strips", marks=LONG),
     ],
 )
 def test_loss_and_gradient_are_those_of_one_device(name):
-    for case, (terms, gradient) in with_eight(name).items():
+    found = with_eight(name)
+    if name == "in_strips":  # with a stride of rows too few a mistake is seen
+        assert max(found.pop("short")) > 1e-3
+    for case, (terms, gradient) in found.items():
         assert terms < 1e-5, case
         assert gradient < 1e-5, case
 
@@ -78,7 +82,10 @@ def test_rare_optimizers_run_as_on_one_device():
         assert distance < 1e-6, case
 
 
-@pytest.mark.parametrize("name", ["resumed", pytest.param("resumed_carried", marks=LONG)])
+@pytest.mark.parametrize(
+    "name",
+    ["resumed", *(pytest.param(f"resumed_{n}", marks=LONG) for n in ("carried", "in_strips"))],
+)
 def test_a_run_goes_on_over_its_devices_to_the_last_bit_and_over_others_but_for_rounding(name):
     same, others = with_eight(name)
     assert same == [0] * 4
@@ -89,7 +96,7 @@ def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
     for case, (sent, shard, memory) in with_eight("programs").items():
         rows, width, _ = shard
         picture = 8 * rows * width * 3 * 4
-        assert rows < 32, case  # an eighth, rounded up to the stride
+        assert rows <= 32, case  # an eighth, rounded up to the stride
         assert all(m[1:] == shard for m in memory), case
         kinds = {kind for kind, _, _ in sent}
         assert kinds <= {"collective-permute", "all-reduce", "all-to-all"}, case
@@ -98,6 +105,7 @@ def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
                 # One row of features; or, for total variation, rows of the picture.
                 one_row = all(s[0] == 1 for s in shapes) and size <= 4 * width * 128
                 assert one_row or size <= picture / 8, (case, shapes)
+                assert case != "strips" or shapes[0][-1] == 3, shapes  # of no layer but the image
             elif kind == "all-reduce":  # Gram matrices and scalars, or a row of the picture
                 sums = ([], [4, 4], [128, 128], [1, width, 3], [20])  # the last of L-BFGS's pairs
                 assert all(s in sums for s in shapes), (case, shapes)
@@ -109,7 +117,7 @@ def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
             for kind, (s, *_), _ in sent
             if kind == "collective-permute" and s[0] == 1 and s[-1] > 3
         ]
-        assert len(wide) == 3 * 4, case
+        assert len(wide) == (0 if case == "strips" else 3 * 4), case
 
 
 @pytest.mark.parametrize(
