@@ -6,9 +6,9 @@ python benchmarks/same_picture.py PHOTO PAINTING [--size 1024] [--steps 20] [--d
 
 ``strips`` is ``Config(strip=512)``, ``recompute`` the same with ``recompute=3``, ``nested`` with
 ``nested=True``; ``devices`` are eight, forced on a CPU, ``shared`` are they with ``strip=256``, and
-``processes`` two with one device each. Each run is one scale in a process of its own. Printed are the
-loss, and how far pixels, from 0 to 1, are from the first way's: the farthest, and the root of the
-mean square.
+``processes`` two with one device each. Each run is one scale in a process of its own. Printed are
+the loss, and how far pixels, from 0 to 1, are from the first way's: the farthest, and the root of
+the mean square.
 
 Required: 1e-4 after 20 steps at 1024 pixels.
 """

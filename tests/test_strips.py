@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from stylejax import Config, Guides, LossWeights, layers, losses, statistics, strips, vgg
+from stylejax import Config, Guides, LossWeights, devices, layers, losses, statistics, strips, vgg
 from stylejax.objective import evaluate, make_targets
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -284,6 +284,9 @@ REFUSED = {
     "recompute is -1": dict(recompute=-1),
     "strip_above is 500; it must be a whole number from 512 on": dict(strip_above=500),
     "strip_above is 512 without strips": dict(strip=None, strip_above=512),
+    "strip 512 does not go with padding 'circular' and a mesh of 1 devices": dict(
+        padding="circular", mesh=devices.mesh(1)
+    ),
 }
 
 
