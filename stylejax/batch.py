@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import numpy as np
 import rich.console
 import typer
 
@@ -24,6 +25,7 @@ from stylejax import (
     display,
     images,
     job,
+    masks,
     options,
     pairing,
     plan,
@@ -37,6 +39,7 @@ from stylejax.commands import option, parse, sharing, whole, words
 from stylejax.config import Config
 from stylejax.files import replacing
 from stylejax.pairing import Pair
+from stylejax.presets import Preset
 from stylejax.work import Row, Task
 
 TABLE = "batch.csv"
@@ -193,6 +196,7 @@ def prepared(given: dict[str, Any], command: Callable[..., Any]) -> Plan:
     _check(given)
     found = _found(given)
     preset, _ = options.build(given, 1)
+    _check_regions(given, preset)
     network = record.file_digest(plan.network(given, preset).path)
     own = given
     if given["scheduler"]:
@@ -232,6 +236,15 @@ def _check(given: dict[str, Any]) -> None:
     table = folder / TABLE
     if table.exists():
         _rows(table)  # it must be ours
+
+
+def _check_regions(given: dict[str, Any], preset: Preset) -> None:
+    """Lays the masks over a photo and a painting that stand for all of them."""
+    side = (1, 1)
+    photo = masks.Photo(side, side, np.ones(side, np.float32))
+    marked = plan.regions({**given, "quiet": True}, photo, [side])
+    if marked is not None:
+        options.in_regions(preset, given, marked)
 
 
 def _found(given: dict[str, Any]) -> list[tuple[Path, Path]]:

@@ -89,7 +89,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
         for number, image in enumerate(loaded)
     )
     init = None if start_file is None else once(images.load, start_file).image
-    marked = _marked(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
+    marked = regions(given, photo, [(i.shape[0], i.shape[1]) for i in loaded])
     if marked is not None:
         preset = options.in_regions(preset, given, marked)
     check = partial(
@@ -265,10 +265,20 @@ def _at_most(image: np.ndarray, size: tuple[int, int], preset: Preset, number: i
     return np.asarray(images.resize(image, *wanted))
 
 
-def _marked(
+def regions(
     given: dict[str, Any], photo: masks.Photo, paintings: list[tuple[int, int]]
 ) -> masks.Marked | None:
-    """The regions that the command line asks for, None where it does not."""
+    """The regions that the command line asks for, None where it does not.
+
+    Args:
+      given: the options of the command line by name.
+      photo: what masks of the picture are laid over.
+      paintings: height and width of each painting's file.
+
+    Raises:
+      ValueError: options that do not go together, or a map's colour without a painting.
+      OSError: a file that cannot be read.
+    """
     by_file = given["mask"] or given["style_mask"] or given["content_mask"]
     if given["style_labels"] and not given["labels"]:
         raise ValueError("--style-labels belongs to --labels, the map of the picture; give both")

@@ -338,6 +338,11 @@ def test_regions_colours_and_what_stands_beside(run, monkeypatch):
         ("photos styles -o out --style-layers relu9_1", "relu9_1"),
         ("photos styles -o out --device tpu", "--device tpu: jax sees only cpu here"),
         ("photos styles -o out --weights none.h5", "none.h5"),
+        ("photos styles -o out --mask none.png", "none.png"),
+        ("photos styles -o out --content-mask heads.csv", "'heads.csv' is not an image"),
+        ("photos styles -o out --mask rest --mask rest", "--mask is given 2 times"),
+        ("photos styles -o out --region-weights 1,2", "--region-weights works with --mask"),
+        ("photos styles -o out --mask alpha --region-weights 1,2", "has 2 numbers for 1 regions"),
     ],
 )
 def test_wrong_options_get_one_line_and_nothing_runs(tmp_path, capsys, monkeypatch, words, message):
