@@ -596,6 +596,18 @@ def test_a_run_with_regions_is_one_with_their_paintings(mode, params):
     assert_array_equal(last.image, whole.image)
 
 
+def test_content_alone_has_its_own_colours_behind_a_mask_too(params):
+    """There is no painting to be used anywhere."""
+    settings = {"style_layers": (), "noise": 1.0}
+    where = Guides(None, content=half(PHOTO.shape, 1, True))
+
+    def image(choice):
+        config = dataclasses.replace(CONFIG, **settings, colour=choice)
+        return stylize(params, PHOTO, [], config=config, loss_weights=WEIGHTS, guides=where).image
+
+    assert_array_equal(image(Colour(colour.SYMMETRIC)), image(None))
+
+
 def test_a_painting_that_is_used_nowhere_has_colours_all_the_same(params):
     where = Guides(np.ones((*PHOTO.shape[:2], 1), np.float32))
     weights = WEIGHTS._replace(styles=(1.0, 0.0))

@@ -12,10 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylejax import cli, hosts, images
+from stylejax import cli, hosts, images, saves
 
 PROGRAM = Path(__file__).parent / "over_devices.py"
 COMMAND = "import sys; from stylejax import cli, hosts; hosts.HEARTBEAT = 5; sys.exit(cli.main())"
+# The disk is full when the run has taken its first step.
+FULL = """
+from stylejax import saves
+
+def write(folder, save, write=saves.write):
+    if save.place and save.place.step == 1:
+        raise OSError("cannot use it (No space left on device); see to its disk")
+    write(folder, save)
+
+saves.write = write
+"""
 
 
 def free_port():
@@ -38,10 +49,10 @@ def start(*words, devices=2, **more):
     )
 
 
-def two(*words):
+def two(*words, command=COMMAND):
     """Both processes of a command."""
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
-    return [start("-c", COMMAND, *words, *together, "--process", i) for i in (0, 1)]
+    return [start("-c", command, *words, *together, "--process", i) for i in (0, 1)]
 
 
 @pytest.fixture
@@ -113,6 +124,20 @@ def test_one_process_goes_on_with_what_two_have_saved(files, tmp_path):
     assert alone.returncode == 0, said
     first, second = (images.load(tmp_path / f"{name}.png").image for name in ("two", "one"))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.long
+def test_a_save_that_fails_is_told_once_and_both_processes_go_on(files, tmp_path):
+    """The first process alone knows of it, and what both do next must be the same."""
+    output, folder = tmp_path / "out.png", tmp_path / "run"
+    words = (*files, "-o", output, *OPTIONS, *SMALL, "--steps", 3)
+    saving = ("--checkpoint", folder, "--checkpoint-every", 0)
+    processes = two(*words, *saving, command=FULL + COMMAND)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    told = [line for text in said for line in text.splitlines() if line.startswith("not saved")]
+    assert told == ["not saved: cannot use it (No space left on device); see to its disk"], said
+    assert output.exists() and saves.latest(folder).place.step == 3
 
 
 @pytest.mark.parametrize(
