@@ -219,9 +219,8 @@ class Config:
             return
         if self.mesh is not None and self.padding == "circular":
             raise ValueError(
-                f"strip {self.strip} does not go with padding 'circular' and a mesh of "
-                f"{self.mesh.size} devices, each of which begins with rows of the one above; leave "
-                "one of the three out"
+                f"strip {self.strip} over {self.mesh.size} devices does not go with padding "
+                "'circular', a tile without seams; take one device, or no strips"
             )
         for layer, statistic in self.statistics.items():
             if not statistic.additive:

@@ -284,7 +284,7 @@ REFUSED = {
     "recompute is -1": dict(recompute=-1),
     "strip_above is 500; it must be a whole number from 512 on": dict(strip_above=500),
     "strip_above is 512 without strips": dict(strip=None, strip_above=512),
-    "strip 512 does not go with padding 'circular' and a mesh of 1 devices": dict(
+    "strip 512 over 1 devices does not go with padding 'circular'": dict(
         padding="circular", mesh=devices.mesh(1)
     ),
 }
