@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from jax.sharding import Mesh
 
 from stylejax import Adam, Config, Lbfgs, job, pace, vgg
 from stylejax.statistics import RELATIVE_PATCHES
@@ -29,6 +30,10 @@ def test_work_by_hand():
     # Three rows of 48 to a strip, and one strip below brings out the row that relu1_1 lags behind.
     cut = dataclasses.replace(one, strip=12)
     assert pace.work(cut, (64, 48), params)[0].pixels == 64 * 48 + 11 * 66 * 48 * 3 / 2
+    # On each of two devices a row above its 32 and one below: 34, in strips of three.
+    mesh = Mesh(np.array(jax.devices()[:1] * 2), ("rows",))
+    shared = dataclasses.replace(cut, mesh=mesh)
+    assert pace.work(shared, (64, 48), params)[0].pixels == 64 * 48 + 11 * 2 * 36 * 48 * 3 / 2
     nested = dataclasses.replace(cut, nested=True)
     assert pace.work(nested, (64, 48), params)[0].pixels >= 64 * 48 + 11 * 66 * 48 * 2
 
