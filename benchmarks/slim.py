@@ -23,7 +23,7 @@ import numpy as np
 
 from stylejax import images, weights
 from stylejax.objective import evaluate, make_targets
-from stylejax.presets import DEFAULT, DISTILLED_VARIATION, prepare
+from stylejax.presets import DEFAULT, distilled_variation, prepare
 from stylejax.scale import style_size
 from stylejax.transfer import iterate
 
@@ -73,7 +73,8 @@ def grain(image: np.ndarray) -> float:
 def compare(full: Any, slim: Any, photo: np.ndarray, painting: np.ndarray) -> dict[str, Any]:
     """Both runs of one pair, and the numbers."""
     theirs = render(full, WEIGHTS, photo, painting)
-    ours = render(slim, WEIGHTS._replace(tv=DISTILLED_VARIATION), photo, painting)
+    smoother = WEIGHTS._replace(tv=distilled_variation(max(photo.shape)))
+    ours = render(slim, smoother, photo, painting)
     score = judge(full, photo, painting)
     untouched, best, reached = score(photo), score(theirs.image), score(ours.image)
     along = [score(image) for image in ours.on_the_way]

@@ -34,7 +34,7 @@ from stylejax.commands import number as _number
 from stylejax.commands import option as _option
 from stylejax.commands import whole as _whole
 from stylejax.optimizers import Adam, Lbfgs
-from stylejax.presets import DEFAULT, DISTILLED_VARIATION, PRESETS
+from stylejax.presets import DEFAULT, PRESETS, distilled_variation
 
 SIZE = 512
 WRONG_INPUT = 2
@@ -138,8 +138,9 @@ def command(
         float | None,
         _option(
             "--tv-weight",
-            "Higher: smoother, less grain. The default is "
-            f"{DISTILLED_VARIATION:g} with the built-in network.",
+            "Higher: smoother, less grain. With the built-in network the default is "
+            f"{distilled_variation(256):g} at 256 pixels, {distilled_variation(512):g} from "
+            "512 on.",
             _W.tv,
             panel=_CONTENT,
             parser=_number,

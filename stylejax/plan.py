@@ -28,7 +28,7 @@ from stylejax import (
 )
 from stylejax.config import Config
 from stylejax.optimizers import Lbfgs
-from stylejax.presets import DISTILLED_VARIATION, Preset, folds, prepare
+from stylejax.presets import Preset, distilled_variation, folds, prepare
 
 
 class Job(NamedTuple):
@@ -107,18 +107,18 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     found, params = once(_network, given, preset, key=_network_key(given, preset))
     check(params)  # again, because a smaller network has fewer layers
     params = vgg.up_to(params, preset.config.layers)
-    preset = _smooth(given, preset, params)
+    preset = _smooth(given, preset, params, max(content.shape[:2]))
     config = _quick(given, preset.config, device)
     preset = preset._replace(config=_fitting(given, config, content, params, device))
     return Job(given, preset, content, photo.alpha, styles, init, marked, found, params, device)
 
 
-def _smooth(given: dict[str, Any], preset: Preset, params: vgg.Params) -> Preset:
+def _smooth(given: dict[str, Any], preset: Preset, params: vgg.Params, side: int) -> Preset:
     """The default preset with more total variation for a distilled network's style."""
     asked = given["preset"] != "default" or given["tv_weight"] is not None
     if asked or not preset.config.style_layers or not vgg.architecture_of(params).taps:
         return preset
-    smoother = preset.loss_weights._replace(tv=DISTILLED_VARIATION)
+    smoother = preset.loss_weights._replace(tv=distilled_variation(side))
     return preset._replace(loss_weights=smoother)
 
 

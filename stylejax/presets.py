@@ -45,9 +45,22 @@ DEFAULT = Preset(
     summary="tuned for how the result looks, by eye, from 256 to 1024 pixels",
 )
 
-# What the command takes for DEFAULT's 0.5 with a distilled network, whose Gram matrices tell less
-# of grain: with 0.5 it leaves a seventh more than VGG-19 (docs/decisions.md).
-DISTILLED_VARIATION = 2.0
+
+def distilled_variation(side: int) -> float:
+    """What the command takes for DEFAULT's 0.5 with a distilled network.
+
+    Its Gram matrices tell less of grain, the less the larger the picture: with 0.5 it leaves a
+    seventh more than VGG-19 at 256 pixels and a quarter to a third more at 512. More than is needed
+    costs some of what it reaches (docs/decisions.md).
+
+    Args:
+      side: the picture's longer one, in pixels.
+
+    >>> [distilled_variation(side) for side in (64, 256, 512, 1024)]
+    [0.5, 1.0, 2.0, 2.0]
+    """
+    return min(max(side / 256, float(DEFAULT.loss_weights.tv)), 2.0)
+
 
 # "A Neural Algorithm of Artistic Style", 2015: white noise, average pooling, content from
 # "conv4_2" (relu4_2 here), style from relu1_1 to relu5_1 with w_l = 1/5, on a network normalised

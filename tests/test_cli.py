@@ -19,7 +19,7 @@ from PIL import Image
 
 import stylejax
 from stylejax import cli, display, images, options, plan, record, weights
-from stylejax.presets import DEFAULT, DISTILLED_VARIATION
+from stylejax.presets import DEFAULT
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stylize.py"
 
@@ -518,7 +518,7 @@ def test_network_that_is_built_in(folder, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().err
     assert said.count("built-in network") == 1
     written = json.loads((tmp_path / "out.json").read_text())
-    assert written["loss_weights"]["tv"] == DISTILLED_VARIATION
+    assert written["loss_weights"]["tv"] == 0.5  # so small; more of it from 128 pixels on
     written = written["weights"]
     assert written["network"] == "slim" and "not on this machine" in written["instead"]
     with Image.open(tmp_path / "out.png") as image:
@@ -535,21 +535,22 @@ def test_network_that_is_built_in(folder, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "changes", "tv"),
+    ("side", "given", "changes", "tv"),
     [
-        ({}, {}, DISTILLED_VARIATION),
-        ({"tv_weight": 0.5}, {}, 0.5),
-        ({"preset": "crowsonkb"}, {}, 0.5),
-        ({}, {"style_layers": ()}, 0.5),  # a reconstruction
+        (1000, {}, {}, 2.0),
+        (320, {}, {}, 1.25),
+        (512, {"tv_weight": 0.5}, {}, 0.5),
+        (512, {"preset": "crowsonkb"}, {}, 0.5),
+        (512, {}, {"style_layers": ()}, 0.5),  # a reconstruction
     ],
 )
-def test_the_built_in_network_s_style_is_smoothed(given, changes, tv):
+def test_the_built_in_network_s_style_is_smoothed(side, given, changes, tv):
     preset = DEFAULT._replace(config=dataclasses.replace(DEFAULT.config, **changes))
     given = {"preset": "default", "tv_weight": None, **given}
     slim = weights.load(weights.SLIM)
-    assert plan._smooth(given, preset, slim).loss_weights.tv == tv
+    assert plan._smooth(given, preset, slim, side).loss_weights.tv == tv
     tapless = {layer: arrays for layer, arrays in slim.items() if "relu" not in layer}
-    assert plan._smooth(given, preset, tapless) == preset
+    assert plan._smooth(given, preset, tapless, side) == preset
 
 
 def test_unknown_network(run):
