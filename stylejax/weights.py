@@ -330,6 +330,8 @@ def choose(
     """
     if network not in NETWORKS:
         raise ValueError(f"network {network!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    if network == "slim" and option is None:
+        return Found(SLIM, describe(SLIM))  # STYLEJAX_WEIGHTS says where a full network is
     if network != "auto" or _named(option) is not None:
         named = "vgg19" if network == "auto" else network
         path = resolve(option, network=named, fetch_missing=not offline, progressbar=progressbar)

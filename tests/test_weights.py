@@ -852,6 +852,10 @@ def test_a_name_chooses_the_network(folders, known, keras_file):
         assert found.path == expected and found.instead == ""
         assert found.origin.network == ("vgg19" if network == "auto" else network)
     assert weights.choose("slim").path == weights.SLIM
+    with pytest.MonkeyPatch.context() as patch:  # a full network's file does not gainsay the word
+        patch.setenv("STYLEJAX_WEIGHTS", str(other))
+        assert weights.choose("slim").path == weights.SLIM
+        assert weights.choose("auto").path == other
     path.unlink()
     assert weights.choose("auto").path == other
 
