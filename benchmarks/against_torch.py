@@ -123,11 +123,11 @@ def one_step(ours: Run, size: int) -> Point:
     """Where the compiled loop is after a step, with the value and gradient that it has there."""
     photo, painting = pictures(size)
     key, shape = jax.random.key(0), (size, size)
-    state, targets = scale.prepare(
+    state, targets = ours.programs.prepare(
         ours.params, photo, (painting,), None, DEFAULT_WEIGHTS, key, size=shape, config=ours.config
     )
     # Two, because the first evaluates the start.
-    state, _ = scale.advance(
+    state, _ = ours.programs.advance(
         state, ours.params, targets, DEFAULT_WEIGHTS, 2, length=STEPS, config=ours.config
     )
     gradient = np.asarray(state.engine.gradient)

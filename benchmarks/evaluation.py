@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import DEFAULT_WEIGHTS, VGG19, Config, objective, scale, vgg, weights
+from stylejax import DEFAULT_WEIGHTS, VGG19, Config, effort, objective, scale, vgg, weights
 from stylejax.canvas import PIXELS
 from stylejax.config import Precision
 
@@ -35,10 +35,11 @@ class Run:
     def __init__(self, params: Any, size: int, config: Config) -> None:
         """Compiles, and takes one chunk that is not timed."""
         self.config, self.params = config, params
+        self.programs = scale.programs(config)
         content, style = np.random.default_rng(0).random((2, size, size, 3), np.float32)
         began = time.perf_counter()
         self.state, self.targets = jax.block_until_ready(
-            scale.prepare(
+            self.programs.prepare(
                 params,
                 content,
                 (style,),
@@ -59,7 +60,7 @@ class Run:
         before = int(self.state.evaluations)
         began = time.perf_counter()
         self.state, _ = jax.block_until_ready(
-            scale.advance(
+            self.programs.advance(
                 self.state,
                 self.params,
                 self.targets,
@@ -91,7 +92,9 @@ class Bare(Run):
             gradient = jax.grad(total)(image, params, targets)
             return image - 1e-4 * gradient / jnp.sqrt(jnp.mean(jnp.square(gradient)))
 
-        @partial(jax.jit, donate_argnums=0)
+        options = dict(effort.repaid(effort.OFTEN, jax.devices()[0])) or None
+
+        @partial(jax.jit, donate_argnums=0, compiler_options=options)
         def several(image: Any, params: Any, targets: Any) -> Any:
             body = partial(move, params=params, targets=targets)
             return jax.lax.fori_loop(0, BARE, body, image)

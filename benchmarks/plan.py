@@ -33,7 +33,8 @@ def line(options: argparse.Namespace, size: int) -> str:
     need = budget.need(config, (size, size), params)
     params = scale.at_hand(params)
     photo, painting = np.random.default_rng(0).random((2, size, size, 3), np.float32)
-    state, targets = scale.prepare(
+    preparing, advance = scale.programs(config)
+    state, targets = preparing(
         params,
         photo,
         (painting,),
@@ -44,10 +45,10 @@ def line(options: argparse.Namespace, size: int) -> str:
         config=config,
     )
     given = (params, targets, DEFAULT_WEIGHTS)
-    state, _ = scale.advance(state, *given, 1, length=options.steps, config=config)
+    state, _ = advance(state, *given, 1, length=options.steps, config=config)
     before = int(jax.block_until_ready(state).evaluations)
     began = time.perf_counter()
-    state, _ = scale.advance(state, *given, options.steps, length=options.steps, config=config)
+    state, _ = advance(state, *given, options.steps, length=options.steps, config=config)
     evaluations = int(jax.block_until_ready(state).evaluations) - before
     spent = (time.perf_counter() - began) / evaluations
     planned = need.total

@@ -15,7 +15,7 @@ from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State
-from stylejax.scale import Array, advance, described, gathered, picture, prepare
+from stylejax.scale import Array, Programs, described, gathered, picture
 
 
 def by_library() -> None:
@@ -57,6 +57,7 @@ def compiling(
     guides: Guides | None,
     *,
     carried: State | None = None,
+    programs: Sequence[Programs],
     sizes: Sequence[tuple[int, int]],
     length: int,
     config: Config,
@@ -64,7 +65,7 @@ def compiling(
     """Compiles scale after scale in a thread while the caller runs what is compiled.
 
     Takes the arguments of ``scale.prepare`` at the first scale (``start`` is its ``picture``), the
-    sizes of all scales and the ``length`` of ``scale.advance``.
+    programs and sizes of all scales, and the ``length`` of ``scale.advance``.
 
     Yields:
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
@@ -78,43 +79,56 @@ def compiling(
         yield [_nothing() for _ in sizes]
         return
     executor = ThreadPoolExecutor(1)
-    submit = partial(_submit, executor, params, content, styles, length=length)
+    submit = partial(_submit, executor, length=length)
     # Of a picture that is still to be made the shape is enough.
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
     futures: list[Future[State]] = []
     try:
-        for picture, size in zip([start, *coming], sizes, strict=True):
+        for picture, own, size in zip([start, *coming], programs, sizes, strict=True):
             if config.strip_rows(*size) is not None:
                 futures.append(_nothing())
                 continue
             before = futures[-1] if futures and config.carry else carried
-            given = (picture, loss_weights, key, guides, before)
-            futures.append(submit(*given, size=size, config=config.at(size)))
+            given = (params, content, styles, picture, loss_weights, key, guides, before)
+            futures.append(submit(own, *given, size=size, config=config.at(size)))
         yield futures
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_scale(
-    preparing: Any, params: vgg.Params, loss_weights: LossWeights, *, length: int, config: Config
+    programs: Programs,
+    preparing: Any,
+    params: vgg.Params,
+    loss_weights: LossWeights,
+    *,
+    length: int,
+    config: Config,
 ) -> None:
     """Compiles a scale's programs here and now, for calls to find, from its traced ``prepare``.
 
     Before there is a state beside which the compiler's memory would come to lie; what it held goes
     back to the system.
     """
-    _behind(preparing, params, loss_weights, length=length, config=config)
+    _behind(programs, preparing, params, loss_weights, length=length, config=config)
     preparing.lower().compile()
     allocator.give_back()
 
 
 def _behind(
-    preparing: Any, params: vgg.Params, loss_weights: LossWeights, *, length: int, config: Config
+    programs: Programs,
+    preparing: Any,
+    params: vgg.Params,
+    loss_weights: LossWeights,
+    *,
+    length: int,
+    config: Config,
 ) -> State:
     """Compiles what comes after a traced ``prepare``; the shapes of the state that it makes."""
     state, targets = preparing.out_info
     state, targets = described(state, targets, config)
-    advance.lower(state, params, targets, loss_weights, 1, length=length, config=config).compile()
+    given = (state, params, targets, loss_weights, 1)
+    programs.advance.lower(*given, length=length, config=config).compile()
     picture.lower(state, config=config).compile()
     return state
 
@@ -127,6 +141,7 @@ def _nothing() -> Future[Any]:
 
 def _submit(
     executor: Executor,
+    programs: Programs,
     params: vgg.Params,
     content: Array,
     styles: tuple[Array, ...],
@@ -145,7 +160,7 @@ def _submit(
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     first = not isinstance(before, jax.ShapeDtypeStruct)
     given = (params, content, styles, before, loss_weights, key)
-    trace = partial(prepare.trace, *given, guides=guides, size=size, config=config)
+    trace = partial(programs.prepare.trace, *given, guides=guides, size=size, config=config)
     traced = trace(carried=None) if first else None  # here, or both threads would do it
 
     def work() -> State:
@@ -154,7 +169,7 @@ def _submit(
             # The scale before was this thread's work until now: there is nothing to wait for.
             ended = carried.result() if isinstance(carried, Future) else carried
             preparing = traced or trace(carried=ended)
-            state = _behind(preparing, params, loss_weights, length=length, config=config)
+            state = _behind(programs, preparing, params, loss_weights, length=length, config=config)
             if not first:
                 preparing.lower().compile()
             allocator.give_back()

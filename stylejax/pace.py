@@ -139,7 +139,8 @@ def _tried(config: Config, params: vgg.Params, *, side: int) -> _Trial:
     z = jnp.asarray(np.random.default_rng(0).random(z.shape), z.dtype)
     state = jax.jit(partial(scale.begun, config=config))(z, params, targets, weights)
     given = (state, params, targets, weights)
-    traced = scale.advance.lower(*given, 1, length=_STEPS, config=config)
+    stepping = scale.programs(config).advance
+    traced = stepping.lower(*given, 1, length=_STEPS, config=config)
     began = time.perf_counter()
     advance = traced.compile()
     compiling = time.perf_counter() - began

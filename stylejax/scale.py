@@ -2,21 +2,21 @@
 
 ``prepare`` resizes and makes the targets; ``advance`` takes a number of optimizer steps on the
 device, and holds the one place where the objective is compiled; ``picture`` shows where they led.
-``run`` is a scale in one program, ``walk`` the same chunk by chunk.
+``run`` is a scale in one program, ``walk`` the same chunk by chunk, by ``programs``.
 """
 
 import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import allocator, canvas, devices, images, vgg
+from stylejax import allocator, canvas, devices, effort, images, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
@@ -96,8 +96,7 @@ def _objective(
     return evaluate(config.held.decode(z), params, targets, loss_weights, config)
 
 
-@partial(jax.jit, static_argnames=("size", "config"))
-def prepare(
+def _prepare(
     params: vgg.Params,
     content: Array,
     styles: Sequence[Array],
@@ -137,6 +136,10 @@ def prepare(
     if carried is not None:
         state = cast(Adam, config.optimizer).carry(carried, state)  # Config has seen to it
     return placed(state, config), _placed_targets(targets, config)
+
+
+_jit_prepare = partial(jax.jit, _prepare, static_argnames=("size", "config"))
+prepare = _jit_prepare()
 
 
 def begun(
@@ -263,7 +266,47 @@ def _steps(
 
 # For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
 # may differ in size.
-advance = jax.jit(_steps, static_argnames=("length", "config"), donate_argnames=("state",))
+_jit_advance = partial(
+    jax.jit, _steps, static_argnames=("length", "config"), donate_argnames=("state",)
+)
+advance = _jit_advance()
+
+
+# Up to so many pixels a program compiled in haste loses less time than it saves.
+_SMALL = 2**16
+
+
+class Programs(NamedTuple):
+    """What a host calls at a scale: ``prepare`` and ``advance``, compiled as its runs repay it."""
+
+    prepare: Any
+    advance: Any
+
+
+def programs(config: Config, *, hurried: bool = False) -> Programs:
+    """The functions of a scale for a host that calls them, not for within another ``jax.jit``.
+
+    Args:
+      config: everything static.
+      hurried: whether somebody waits for them, and they are soon through.
+    """
+    ways = (effort.AT_ONCE, effort.SELDOM) if hurried else (effort.SELDOM, effort.OFTEN)
+    return _compiled_with(*(effort.repaid(way, _device(config.mesh)) for way in ways))
+
+
+def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Programs]:
+    """Those of every scale of a run: of the first of several, if it is small, hurried ones."""
+    first = len(sizes) > 1 and math.prod(sizes[0]) <= _SMALL
+    return [programs(config, hurried=first and n == 0) for n in range(len(sizes))]
+
+
+@cache
+def _compiled_with(once: effort.Options, often: effort.Options) -> Programs:
+    """The two with options for the compiler, which ``jax.jit`` refuses within another."""
+    return Programs(
+        _jit_prepare(compiler_options=dict(once)) if once else prepare,
+        _jit_advance(compiler_options=dict(often)) if often else advance,
+    )
 
 
 @partial(jax.jit, static_argnames="config")
@@ -301,6 +344,7 @@ def walk(
     steps: int,
     every: int,
     config: Config,
+    programs: Programs,
     taken: int | None = None,
     seconds: float = math.inf,
 ) -> Iterator[Stretch]:
@@ -314,11 +358,12 @@ def walk(
       steps: to take at this scale.
       every: steps from one stretch to the next.
       config: everything static.
+      programs: of ``programs``.
       taken: steps that have led to ``state``, which is then handed over first, without rows, as
         they were with the stretches before it; None where it is ``prepare``'s.
       seconds: a stretch has fewer steps than ``every`` where so many would take longer, but one.
     """
-    ahead = partial(advance, length=every, config=config)
+    ahead = partial(programs.advance, length=every, config=config)
     stretch = every if seconds == math.inf else 1
     if taken is None:
         state, rows = ahead(state, params, targets, loss_weights, 1)
@@ -356,13 +401,13 @@ def _taken(rows: History) -> History:
     return jax.tree.map(lambda column: np.asarray(column)[taken], rows)
 
 
-def forget() -> None:
-    """Drops what was compiled for any scale: a hundred megabytes of the host's for each.
+def forget(config: Config) -> None:
+    """Drops what was compiled for any scale of a run: a hundred megabytes of the host's for each.
 
     What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
     """
-    for program in (prepare, advance, picture):
-        program.clear_cache()  # type: ignore[attr-defined]
+    for program in {picture, *programs(config), *programs(config, hurried=True)}:
+        program.clear_cache()
     gc.collect()
     allocator.give_back()
 
@@ -373,15 +418,19 @@ def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
     On the device, or on all that ``config`` names, where 80 MB of NumPy arrays would otherwise be
     copied at every call of a compiled program; and with what CPUs are quicker with.
     """
-    device = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
     mesh = config.mesh if config else None
-    if mesh is not None:
-        device = mesh.devices.flat[0]
-    if getattr(device, "platform", device) == "cpu":
+    if effort.on_cpu(_device(mesh)):
         params = vgg.evaluate_kernels(params)
     if mesh is not None:
         return devices.everywhere(params, devices.automatic(mesh))
     return jax.tree.map(_on_device, params)
+
+
+def _device(mesh: jax.sharding.Mesh | None) -> Any:
+    """Where a run is, or the platform's name; of several devices the first."""
+    if mesh is not None:
+        return mesh.devices.flat[0]
+    return jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
 
 
 def _on_device(x: Any) -> Any:

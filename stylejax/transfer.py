@@ -32,6 +32,7 @@ from stylejax.scale import (
     forget,
     gathered,
     prepare,
+    programs_of,
     run,
     spread,
     walk,
@@ -277,13 +278,21 @@ def _pyramid(
     )
     walked = partial(walk, params=params, loss_weights=loss_weights, every=every, seconds=seconds)
     first, before, carried = 0, 0, None
+    own = programs_of(sizes, config)
     if place is not None:
         first, before = place.scale, place.evaluations
     if place is not None and over(place, config, len(sizes)):
         # Nothing of this scale is compiled but its picture.
         here = config.at(sizes[first])
         ended = place.state if here.rows is None else spread(place.state, here)
-        (reached,) = walked(ended, targets=None, steps=place.step, taken=place.step, config=here)
+        (reached,) = walked(
+            ended,
+            targets=None,
+            steps=place.step,
+            taken=place.step,
+            config=here,
+            programs=own[first],
+        )
         yield _progress(reached, first, len(sizes), config, before)
         picture, before = reached.image, before + reached.evaluations
         carried = gathered(reached.state, config=here) if config.carry else None
@@ -294,25 +303,28 @@ def _pyramid(
         )
     if first == len(sizes):
         return
-    programs = partial(compiling, sizes=sizes[first:], length=every, config=config)
     shaped = (params, content, styles, picture, loss_weights, key, guides)
-    with programs(*shaped, carried=carried) as compiled:
+    ahead = partial(compiling, programs=own[first:], sizes=sizes[first:], length=every)
+    with ahead(*shaped, carried=carried, config=config) as compiled:
         for scale, done in enumerate(compiled, first):
-            wait([done])
+            if scale > first:
+                wait([done])
             size, steps = sizes[scale], config.steps_at(scale, len(sizes))
             here = config.at(size)
             given = (params, content, styles, picture, loss_weights, key)
             named: Any = dict(guides=guides, carried=carried, size=size, config=here)
             if here.strip_rows(*size) is not None:
-                forget()
-                traced = prepare.trace(*given, **named)
-                compile_scale(traced, params, loss_weights, length=every, config=here)
-            state, targets = prepare(*given, **named)
+                forget(config)
+                traced = own[scale].prepare.trace(*given, **named)
+                compile_scale(own[scale], traced, params, loss_weights, length=every, config=here)
+            state, targets = own[scale].prepare(*given, **named)
+            wait([done])  # of the first scale the targets are made meanwhile
             taken = None
             if place is not None:  # this is its scale
                 state, taken = restored(place.state, state), place.step
                 place = None  # and with it the memory of what was saved
-            for reached in walked(state, targets=targets, steps=steps, taken=taken, config=here):
+            going: Any = dict(steps=steps, taken=taken, config=here, programs=own[scale])
+            for reached in walked(state, targets=targets, **going):
                 yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
             carried = gathered(reached.state, config=here) if config.carry else None

@@ -231,7 +231,8 @@ def test_carrying_compiles_each_scale_once(params):
     assert [program._cache_size() for program in programs] == [3] * len(programs)
     given = (params, CONTENT, (STYLE,), None, WEIGHTS, jax.random.key(0), None)
     sizes = config.sizes(20, 27)
-    with compiling(*given, sizes=sizes, length=2, config=config) as compiled:
+    own = scale.programs_of(sizes, config)
+    with compiling(*given, programs=own, sizes=sizes, length=2, config=config) as compiled:
         assert [future.result().z.shape[:2] for future in compiled] == [*sizes]
 
 
