@@ -1,9 +1,11 @@
 """How hard XLA tries with the programs that a host's loop calls: as much as their runs repay.
 
 On CPU its own choice takes longest to compile and is not the fastest to run (docs/performance.md
-has the seconds). Elsewhere, and where JAX is told to leave optimizations out, nothing is asked for.
+has the seconds). Elsewhere, and where JAX is told to leave optimizations out, nothing is asked for;
+what ``XLA_FLAGS`` says stands.
 """
 
+import os
 from functools import cache
 from typing import Any
 
@@ -28,6 +30,8 @@ def repaid(options: Options, device: Any) -> Options:
     """The options where the device is a CPU and XLA knows them; or none."""
     if not on_cpu(device) or jax.config.read("jax_disable_most_optimizations"):
         return ()
+    said = os.environ.get("XLA_FLAGS", "")
+    options = tuple(option for option in options if option[0] not in said)
     return options if _known(options) else ()
 
 

@@ -26,11 +26,23 @@ CONFIG = Config(
 WEIGHTS = LossWeights(content=1.0, style=5.0, tv=0.1)
 
 
+@pytest.fixture(autouse=True)
+def unsaid(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
 @pytest.mark.rounding
 @pytest.mark.parametrize("way", WAYS)
 def test_only_cpus_are_asked_for_effort(way):
     assert effort.repaid(way, CPU) == effort.repaid(way, "cpu") == way
     assert effort.repaid(way, GPU) == ()
+
+
+@pytest.mark.rounding
+def test_what_the_environment_says_stands(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert effort.repaid(effort.OFTEN, CPU) == ()
+    assert effort.repaid(effort.SELDOM, CPU) == effort.SELDOM[:1]
 
 
 def test_nothing_is_asked_where_jax_leaves_optimizations_out(quick_compilation):
