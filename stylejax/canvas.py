@@ -7,7 +7,7 @@ previews and results are always pictures, never ``z``.
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,87 +44,187 @@ PIXELS = Canvas(encode=_same, decode=_same, by_rows=True)
 _EXPONENT = 0.4
 
 
-def _cosines(n: int, dtype: jnp.dtype) -> jax.Array:
-    """The orthonormal cosine transform (DCT-II) of ``n`` values as a matrix ``[n, n]``."""
-    places = jnp.arange(n, dtype=jnp.int32)
+# Where a side is longer than ``_WHOLE``, transforms' matrices are made for so many places of it at a
+# time: those of 4096x3071 would take two thirds of a picture, and would be held for the gradient's
+# way through all of the network.
+_BLOCK, _WHOLE = 512, 1024
+
+
+def _remainder(a: jax.Array, b: jax.Array, modulus: int) -> jax.Array:
+    """``a b`` modulo ``modulus``, exactly, of integers from 0 to below it.
+
+    Sides of more than 2^15 have products that int32 cannot hold; they are taken in two parts, which
+    is right up to sides of 2^19.
+    """
+    if modulus <= 2**15:
+        return a * b % modulus
+    return (a * (b >> 10) % modulus * 2**10 % modulus + a * (b & 1023)) % modulus
+
+
+def _cosine(frequency: jax.Array, place: jax.Array, n: int) -> jax.Array:
+    """The orthonormal cosine transform (DCT-II) of ``n`` values, elements of its matrix."""
     # Whole turns are taken off while the angle is an integer, so that the cosine's argument is
     # exact.
-    angle = places[:, None] * (2 * places[None] + 1) % (4 * n)
-    size = jnp.where(places[:, None] == 0, (1 / n) ** 0.5, (2 / n) ** 0.5)
-    return (size * jnp.cos(angle * (np.pi / (2 * n)))).astype(dtype)
+    angle = _remainder(frequency, 2 * place + 1, 4 * n)
+    size = jnp.where(frequency == 0, (1 / n) ** 0.5, (2 / n) ** 0.5)
+    return size * jnp.cos(angle * (np.pi / (2 * n)))
 
 
-def _waves(n: int, dtype: jnp.dtype) -> jax.Array:
-    """The orthonormal Hartley transform of ``n`` values, ``cos + sin``, as a matrix ``[n, n]``.
+def _wave(frequency: jax.Array, place: jax.Array, n: int) -> jax.Array:
+    """The orthonormal Hartley transform of ``n`` values, ``cos + sin``, elements of its matrix.
 
     Bracewell 1983. Its frequency ``k`` and ``n - k`` are Fourier's ``k`` in real numbers.
     """
-    places = jnp.arange(n, dtype=jnp.int32)
-    angle = places[:, None] * places[None] % n * (2 * np.pi / n)
-    return ((jnp.cos(angle) + jnp.sin(angle)) / n**0.5).astype(dtype)
+    angle = _remainder(frequency, place, n) * (2 * np.pi / n)
+    return (jnp.cos(angle) + jnp.sin(angle)) / n**0.5
 
 
-@partial(jax.jit, static_argnames="circular")
-def _coefficients(picture: jax.Array, *, circular: bool) -> jax.Array:
-    """``f^a C x D^T``: the transform of ``[H, W, 3]`` down and across, each frequency weighed.
+def _places(n: int) -> jax.Array:
+    return jnp.arange(n, dtype=jnp.int32)
+
+
+def _in_blocks(made: Callable[[jax.Array], jax.Array], x: jax.Array, axis: int) -> jax.Array:
+    """``made(places)`` for all places along an axis of ``x``, whose shape and dtype it has."""
+    n = x.shape[axis]
+    if n <= _WHOLE:
+        return made(_places(n))
+    blocks = -(-n // _BLOCK)
+    each = -(-n // blocks)
+
+    def put(number: jax.Array, all_made: jax.Array) -> jax.Array:
+        first = jnp.minimum(number * each, n - each)  # the last block begins a little earlier
+        some = made(first + _places(each))
+        return jax.lax.dynamic_update_slice_in_dim(all_made, some, first, axis)
+
+    # It begins with ``x``, which is overwritten: zeros depend on nothing, so that the compiler
+    # would make them before the evaluation, and hold them through it.
+    return jax.lax.fori_loop(0, blocks, put, x)
+
+
+def _matrix(
+    places: jax.Array, x: jax.Array, axis: int, n: int, *, circular: bool, back: bool
+) -> jax.Array:
+    """Rows of the transform's matrix along an axis of ``x``, or of its transpose's: ``[some, n]``.
+
+    Of the axis the first ``n`` count; to what lies behind them belongs 0.
+    """
+    outer, inner = places[:, None], _places(x.shape[axis])[None]
+    frequency, place = (inner, outer) if back else (outer, inner)
+    matrix = (_wave if circular else _cosine)(frequency, place, n)
+    if n < x.shape[axis]:
+        matrix = jnp.where((outer < n) & (inner < n), matrix, 0)
+    return matrix.astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _along(x: jax.Array, axis: int, n: int, circular: bool, back: bool) -> jax.Array:
+    """``[H, W, 3]`` transformed down or across, axis 0 or 1; or back, the other's transpose."""
+    product = ("ph,hwc->pwc", "pw,hwc->hpc")[axis]
+
+    def made(places: jax.Array) -> jax.Array:
+        matrix = _matrix(places, x, axis, n, circular=circular, back=back)
+        return jnp.einsum(product, matrix, x, precision="highest")
+
+    return _in_blocks(made, x, axis)
+
+
+def _weights(
+    frequencies: jax.Array, size: tuple[int, ...], dtype: jnp.dtype, *, circular: bool
+) -> jax.Array:
+    """``f^-a`` of some frequencies down and all across, ``[some, W, 1]``.
 
     ``f`` is in cycles per pixel; what has less than half a cycle in the picture, such as the mean,
     counts as if it had half a cycle.
     """
-    down, across, weight = _transform(picture.shape[:2], picture.dtype, circular=circular)
 
-    def by_products(picture: jax.Array) -> jax.Array:
-        return jnp.einsum("ih,hwc,jw->ijc", down, picture, across, precision="highest")
+    def cycles(frequencies: jax.Array, n: int) -> jax.Array:
+        if circular:
+            return jnp.minimum(frequencies, n - frequencies).astype(dtype) / n
+        return frequencies.astype(dtype) / (2 * n)
 
-    fast = jax.scipy.fft.dctn
-    return _transformed(picture, fast, by_products, circular=circular) / weight[:, :, None]
+    height, width = size
+    down, across = cycles(frequencies, height), cycles(_places(width), width)
+    squared = jnp.square(down)[:, None] + jnp.square(across)[None]
+    least = 0.5 / max(height, width)
+    return (jnp.maximum(squared, least**2) ** (-_EXPONENT / 2))[:, :, None]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _weighed(x: jax.Array, circular: bool, back: bool) -> jax.Array:
+    """``f^-a C x D^T`` of ``[H, W, 3]``; or back, ``C^T (f^-a x) D``, the other's transpose.
+
+    ``C`` and ``D`` are the transforms down and across. There is no fast one of Hartley's here; the
+    cosine's is taken as the device is quicker at it. The products' work grows with the cube of the
+    side: at 2048 pixels they would be a seventh of what a GPU takes for the network, and float32
+    products of matrices take it long to compile. CPUs are quicker with them below 2048 pixels.
+    """
+    height, width = x.shape[:2]
+    weights = partial(_weights, size=(height, width), dtype=x.dtype, circular=circular)
+
+    def by_products(x: jax.Array) -> jax.Array:
+        def made(places: jax.Array) -> jax.Array:
+            matrix = _matrix(places, x, 0, height, circular=circular, back=back)
+            some = jnp.einsum("ph,hwc->pwc", matrix, x, precision="highest")
+            some = _along(some, 1, width, circular, back)
+            return some if back else weights(places) * some
+
+        return _in_blocks(made, x, 0)
+
+    def fast(x: jax.Array) -> jax.Array:
+        if back:
+            return jax.scipy.fft.idctn(x, axes=(0, 1), norm="ortho")
+        return weights(_places(height)) * jax.scipy.fft.dctn(x, axes=(0, 1), norm="ortho")
+
+    def weighed(places: jax.Array) -> jax.Array:
+        return weights(places) * jax.lax.dynamic_slice_in_dim(x, places[0], len(places))
+
+    if back:
+        x = _in_blocks(weighed, x, 0)
+    if circular:
+        return by_products(x)
+    return jax.lax.platform_dependent(x, cuda=fast, default=by_products)
+
+
+# Each is linear and the way back its transpose, so that the gradient's way is the other one. Left
+# to JAX, the gradient of blocks would be a sum over them.
+
+
+def _along_with_rest(x: jax.Array, *how: Any) -> tuple[jax.Array, None]:
+    return _along(x, *how), None
+
+
+def _along_transposed(
+    axis: int, n: int, circular: bool, back: bool, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (_along(cotangent, axis, n, circular, not back),)
+
+
+def _weighed_with_rest(x: jax.Array, *how: Any) -> tuple[jax.Array, None]:
+    return _weighed(x, *how), None
+
+
+def _weighed_transposed(
+    circular: bool, back: bool, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (_weighed(cotangent, circular, not back),)
+
+
+_along.defvjp(_along_with_rest, _along_transposed)
+_weighed.defvjp(_weighed_with_rest, _weighed_transposed)
+
+
+@partial(jax.jit, static_argnames="circular")
+def _coefficients(picture: jax.Array, *, circular: bool) -> jax.Array:
+    """``f^a C x D^T``: the transform of ``[H, W, 3]`` down and across, each frequency weighed."""
+    height, *_ = size = picture.shape[:2]
+    weights = _weights(_places(height), size, picture.dtype, circular=circular)
+    return _weighed(picture, circular, False) / jnp.square(weights)
 
 
 @partial(jax.jit, static_argnames="circular")
 def _sum_of_waves(z: jax.Array, *, circular: bool) -> jax.Array:
     """``C^T (f^-a z) D``: the picture whose ``_coefficients`` are ``z``."""
-    down, across, weight = _transform(z.shape[:2], z.dtype, circular=circular)
-    weighed = weight[:, :, None] * z
-
-    def by_products(weighed: jax.Array) -> jax.Array:
-        return jnp.einsum("ih,ijc,jw->hwc", down, weighed, across, precision="highest")
-
-    return _transformed(weighed, jax.scipy.fft.idctn, by_products, circular=circular)
-
-
-def _transformed(
-    x: jax.Array,
-    fast: Callable[..., jax.Array],
-    by_products: Callable[[jax.Array], jax.Array],
-    *,
-    circular: bool,
-) -> jax.Array:
-    """The cosine transform as the device is quicker at it; there is no fast one of Hartley's here.
-
-    The products' work grows with the cube of the side: at 2048 pixels they would be a seventh of
-    what a GPU takes for the network, and float32 products of matrices take it long to compile. CPUs
-    are quicker with them below 2048 pixels.
-    """
-    if circular:
-        return by_products(x)
-    across_both = partial(fast, axes=(0, 1), norm="ortho")
-    return jax.lax.platform_dependent(x, cuda=across_both, default=by_products)
-
-
-def _transform(
-    size: tuple[int, ...], dtype: jnp.dtype, *, circular: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The orthonormal matrices ``C`` ``[H, H]`` and ``D`` ``[W, W]``, and ``f^-a`` ``[H, W]``."""
-    height, width = size
-    if circular:
-        down, across = _waves(height, dtype), _waves(width, dtype)
-        cycles = [jnp.asarray(np.abs(np.fft.fftfreq(n)), dtype) for n in (height, width)]
-    else:
-        down, across = _cosines(height, dtype), _cosines(width, dtype)
-        cycles = [jnp.arange(n, dtype=dtype) / (2 * n) for n in (height, width)]
-    squared = jnp.square(cycles[0])[:, None] + jnp.square(cycles[1])[None]
-    least = 0.5 / max(height, width)
-    return down, across, jnp.maximum(squared, least**2) ** (-_EXPONENT / 2)
+    return _weighed(z, circular, True)
 
 
 def _sum_of_waves_over_devices(z: jax.Array, rows: Rows, *, circular: bool) -> jax.Array:
@@ -132,21 +232,18 @@ def _sum_of_waves_over_devices(z: jax.Array, rows: Rows, *, circular: bool) -> j
 
     A device goes from frequencies to places across its rows; then every one gets some columns of
     all rows, goes from frequencies to places down these, and gives the rows back: twice the picture
-    goes over the wire, never all of it to one device. What pads it has matrices of zeros.
+    goes over the wire, never all of it to one device.
     """
     name, width, height = rows.mesh.axis_names[0], z.shape[1], rows.height
-    beside, below = -width % rows.devices, rows.padded - height
+    beside = -width % rows.devices
 
     def local(z: jax.Array) -> jax.Array:
-        down, across, weight = _transform((height, width), z.dtype, circular=circular)
-        down = jnp.pad(down, ((0, below), (0, below)))
-        across = jnp.pad(across, ((0, 0), (0, beside)))
-        weight = jnp.pad(weight, ((0, below), (0, 0)))
-        first = jax.lax.axis_index(name) * rows.each
-        weighed = jax.lax.dynamic_slice_in_dim(weight, first, rows.each)[:, :, None] * z
-        x = jnp.einsum("ijc,jw->iwc", weighed, across, precision="highest")
+        own = jax.lax.axis_index(name) * rows.each + _places(rows.each)
+        weights = _weights(own, (height, width), z.dtype, circular=circular)
+        x = jnp.pad(weights * z, ((0, 0), (0, beside), (0, 0)))
+        x = _along(x, 1, width, circular, True)
         x = jax.lax.all_to_all(x, name, split_axis=1, concat_axis=0, tiled=True)
-        x = jnp.einsum("ih,iwc->hwc", down, x, precision="highest")
+        x = _along(x, 0, height, circular, True)
         x = jax.lax.all_to_all(x, name, split_axis=0, concat_axis=1, tiled=True)
         return x[:, :width]
 
