@@ -30,7 +30,7 @@ _COMPILING = 0.6 * _GIGA
 # Pictures that a step has at a time, beside the pairs: variables, gradient, direction, the trial,
 # what the canvas's transform and the total variation are made of, the photo, the paintings.
 _PICTURES = 18
-_PICTURES_IN_STRIPS = 12
+_PICTURES_IN_STRIPS = 11
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.3
 # The sides of strips that are tried, largest first.

@@ -44,9 +44,9 @@ PIXELS = Canvas(encode=_same, decode=_same, by_rows=True)
 _EXPONENT = 0.4
 
 
-# Where a side is longer than ``_WHOLE``, transforms' matrices are made for so many places of it at a
-# time: those of 4096x3071 would take two thirds of a picture, and would be held for the gradient's
-# way through all of the network.
+# Where a side is longer than ``_WHOLE``, a transform's matrix is made for so many places of it at a
+# time. Those of 4096x3071 would take two thirds of a picture, and would be held for the gradient
+# through all of the network.
 _BLOCK, _WHOLE = 512, 1024
 
 

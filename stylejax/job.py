@@ -74,6 +74,8 @@ def run(job: Job) -> int:
         on(job.device),
         stop_on(signal.SIGINT, signal.SIGTERM) as stop_asked,
     ):
+        # Where it is used it takes its memory once; nobody else has it as it was read.
+        job = job._replace(params=scale.on_device(job.params))
         if hosts.writes():
             _tell_plan(job, console)
         with shown(job, console) as show:

@@ -423,7 +423,7 @@ def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
         params = vgg.evaluate_kernels(params)
     if mesh is not None:
         return devices.everywhere(params, devices.automatic(mesh))
-    return jax.tree.map(_on_device, params)
+    return on_device(params)
 
 
 def _device(mesh: jax.sharding.Mesh | None) -> Any:
@@ -433,9 +433,12 @@ def _device(mesh: jax.sharding.Mesh | None) -> Any:
     return jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
 
 
-def _on_device(x: Any) -> Any:
-    """A copy, not by jnp.asarray, which compiles a program for every shape.
+def on_device(params: vgg.Params) -> vgg.Params:
+    """The network with every NumPy array copied to the device; others stay what they are."""
 
-    On CPU ``device_put`` may take the caller's memory for its own, so it gets a copy of it.
-    """
-    return jax.device_put(np.array(x)) if isinstance(x, np.ndarray) else x
+    def put(x: Any) -> Any:
+        # Not by jnp.asarray, which compiles a program for every shape. On CPU device_put may take
+        # the caller's memory for its own, so it gets a copy of it.
+        return jax.device_put(np.array(x)) if isinstance(x, np.ndarray) else x
+
+    return jax.tree.map(put, params)

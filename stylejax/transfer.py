@@ -303,9 +303,10 @@ def _pyramid(
         )
     if first == len(sizes):
         return
-    shaped = (params, content, styles, picture, loss_weights, key, guides)
     ahead = partial(compiling, programs=own[first:], sizes=sizes[first:], length=every)
+    shaped = (params, content, styles, picture, loss_weights, key, guides)
     with ahead(*shaped, carried=carried, config=config) as compiled:
+        del shaped
         for scale, done in enumerate(compiled, first):
             if scale > first:
                 wait([done])
@@ -318,6 +319,9 @@ def _pyramid(
                 traced = own[scale].prepare.trace(*given, **named)
                 compile_scale(own[scale], traced, params, loss_weights, length=every, config=here)
             state, targets = own[scale].prepare(*given, **named)
+            # The steps want the memory of what the scale before has led to.
+            picture = carried = None
+            del given, named
             wait([done])  # of the first scale the targets are made meanwhile
             taken = None
             if place is not None:  # this is its scale
