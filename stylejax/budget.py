@@ -6,6 +6,7 @@ was measured (docs/scale.md) and is in the constants below.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ _PICTURES = 18
 _PICTURES_IN_STRIPS = 11
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.3
-# The sides of strips that are tried, largest first.
+# The sides of strips that are tried, largest first, and of how many blocks activations are computed
+# again, quickest first: keeping blocks 3 and on saves most of what strips cost (docs/scale.md).
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
+_RECOMPUTED = (2, 3, None)
 # Thinner strips that save no more than this are not worth their time.
 _HARDLY_MORE = 1.05
 # Numbers of pairs that are tried.
@@ -185,13 +188,18 @@ def lanes(device: Any) -> int:
 def in_strips(config: Config) -> Iterator[Config]:
     """The config with strips of every size that is smaller than its own, then nested.
 
+    Nested strips compute everything again, others as much as it says, or little first.
+
     Raises:
       ValueError: where a loss is no sum over positions.
     """
+    recomputed = _RECOMPUTED if config.recompute is None else (config.recompute,)
     for nested in (False, True)[config.nested :]:
-        for side in _SIDES:
+        for side, blocks in itertools.product(_SIDES, (None,) if nested else recomputed):
             if config.strip is None or side < config.strip or nested > config.nested:
-                yield dataclasses.replace(config, strip=side, strip_above=None, nested=nested)
+                yield dataclasses.replace(
+                    config, strip=side, strip_above=None, recompute=blocks, nested=nested
+                )
 
 
 def with_coarser_whole(
@@ -302,8 +310,10 @@ def fitting(
 def described(config: Config, size: tuple[int, int], needed: Need, limit: float | None) -> str:
     """The plan in one line, as docs/scale.md shows it."""
     rows = config.strip_rows(*size)
-    nested = ", nested" * config.nested
-    parts = ["whole" if rows is None else f"strips of {rows} rows{nested}"]
+    again = ", nested" * config.nested
+    if config.recompute is not None:
+        again += f", {config.recompute} blocks computed again"
+    parts = ["whole" if rows is None else f"strips of {rows} rows{again}"]
     if isinstance(config.optimizer, Lbfgs):
         narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""
         parts.append(f"{config.optimizer.memory} pairs of L-BFGS{narrow}")

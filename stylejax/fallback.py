@@ -103,6 +103,7 @@ def surviving(
             left,
             strip=way.strip,
             strip_above=way.strip_above,
+            recompute=way.recompute,
             nested=way.nested,
             optimizer=way.optimizer,
         )

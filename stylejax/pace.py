@@ -48,9 +48,9 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> list[Shar
     """What each scale of a run does.
 
     Every scale sees photo and painting once, forwards, evaluates its start, and then once in each
-    step, or hardly more where a line search rejects some trials. In strips the network goes
-    forwards a second time for the gradient, nested a third time, and through what lies below the
-    picture.
+    step, or hardly more where a line search rejects some trials. In strips what is computed again
+    for the gradient goes forwards a second time, nested a third time, and the network goes through
+    what lies below the picture.
     """
     sizes = config.sizes(*size)
     optimizer = config.optimizer
@@ -65,7 +65,8 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> list[Shar
         else:
             rows = cut.number * cut.stages["input"].rows
             rows *= 1 if config.mesh is None else config.mesh.size
-            pixels += evaluations * rows * width * (3 + config.nested) / 2
+            again = _products(params, config.recompute) / _products(params) + config.nested
+            pixels += evaluations * rows * width * (2 + again) / 2
         shares.append(Share(pixels, (height, width)))
     return shares
 
@@ -116,12 +117,17 @@ def seconds(
 
 def side_tried(params: vgg.Params, size: tuple[int, int], products: float) -> int:
     """The side of the picture that is tried, no larger than one of ``size``; a multiple of 16."""
-    a_pixel = 0.0
-    for layer, arrays in params.items():
-        if layer.startswith("conv"):
-            a_pixel += math.prod(arrays["kernel"].shape) / vgg.stride(layer) ** 2
-    side = min(max(math.sqrt(products / a_pixel), _LEAST_SIDE), _GREATEST_SIDE)
+    side = min(max(math.sqrt(products / _products(params)), _LEAST_SIDE), _GREATEST_SIDE)
     return max(16, int(min(side, math.sqrt(math.prod(size)))) // 16 * 16)
+
+
+def _products(params: vgg.Params, blocks: int | None = None) -> float:
+    """A pixel's products of convolutions, of the first blocks alone or of all."""
+    return sum(
+        math.prod(arrays["kernel"].shape) / vgg.stride(layer) ** 2
+        for layer, arrays in params.items()
+        if layer.startswith("conv") and (blocks is None or vgg.block_of(layer) <= blocks)
+    )
 
 
 def _tried(config: Config, params: vgg.Params, *, side: int) -> _Trial:

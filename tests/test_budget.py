@@ -50,6 +50,21 @@ def test_ways_are_ever_smaller_and_begin_with_the_config(params):
     assert ways[-1].optimizer == Lbfgs(memory=2, memory_dtype="bfloat16")
 
 
+def test_strips_keep_what_fits_of_what_is_slow_to_compute_again(params):
+    """Of strips of one size those that compute least again come first."""
+    strips = list(budget.in_strips(Config()))
+    assert [way.recompute for way in strips[:3]] == [2, 3, None]
+    assert len({way.strip for way in strips[:3]}) == 1
+    assert all(way.recompute is None for way in strips if way.nested)
+    assert {way.recompute for way in budget.in_strips(Config(strip=512, recompute=1))} == {1, None}
+    fits = budget.fitting(Config(), SIZE, params, 24e9)
+    assert (fits.recompute, fits.nested) == (2, False)
+    needed = budget.need(fits, SIZE, params)
+    assert ", 2 blocks computed again, " in budget.described(fits, SIZE, needed, None)
+    tight = budget.fitting(Config(), SIZE, params, 12e9)
+    assert tight.strip and tight.recompute is None
+
+
 def test_a_loss_that_is_no_sum_gets_no_strips(params):
     config = Config(style_statistic=statistics.RELATIVE_HISTOGRAM)
     assert all(way.strip is None for way in budget.ways(config, SIZE, params))

@@ -34,6 +34,13 @@ def test_work_by_hand():
     mesh = Mesh(np.array(jax.devices()[:1] * 2), ("rows",))
     shared = dataclasses.replace(cut, mesh=mesh)
     assert pace.work(shared, (64, 48), params)[0].pixels == 64 * 48 + 11 * 2 * 36 * 48 * 3 / 2
+    # Two of three blocks again: of a pixel's products so many.
+    kernels = {layer: params[layer]["kernel"].size for layer in params if layer != "input"}
+    again = sum(n / vgg.stride(layer) ** 2 for layer, n in kernels.items() if layer < "conv3")
+    again /= sum(n / vgg.stride(layer) ** 2 for layer, n in kernels.items())
+    two = dataclasses.replace(cut, recompute=2)
+    share = pytest.approx(64 * 48 + 11 * 66 * 48 * (2 + again) / 2)
+    assert pace.work(two, (64, 48), params)[0].pixels == share and 0 < again < 1
     nested = dataclasses.replace(cut, nested=True)
     assert pace.work(nested, (64, 48), params)[0].pixels >= 64 * 48 + 11 * 66 * 48 * 2
 
