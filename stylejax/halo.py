@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from stylejax import layers, losses, strips, vgg
-from stylejax.devices import Rows, on_each, replicated
+from stylejax.devices import Rows, by_rows, on_each, replicated
 from stylejax.statistics import Statistic
 
 
@@ -279,7 +279,7 @@ def summary(
     Args:
       statistic: of which the summary is.
       features: ``[h, w, c]``, of padded rows where there is an extent.
-      weight: ``[extent.height, w]``, or None.
+      weight: ``[extent.height, w]``, padded or not, or None.
       extent: None where features are not spread.
     """
     if extent is None:
@@ -292,17 +292,25 @@ def summary(
 
     given = [features]
     if weight is None and features.shape[0] > extent.height:
-        weight = jnp.ones((extent.height, features.shape[1]), features.dtype)
+        # Of the index, which every device knows: rows of ones would be sent around to be padded.
+        counts = jnp.arange(features.shape[0]) < extent.height
+        weight = jnp.broadcast_to(counts[:, None].astype(features.dtype), features.shape[:2])
     if weight is not None:
-        given.append(padded(weight, features))
+        given.append(padded(weight, features, extent))
     parts = on_each(local, extent.mesh, [True] * len(given))(*given)
     # The compiler's sum, whose gradient needs nothing from any other device.
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
 
 
-def padded(x: jax.Array, like: jax.Array) -> jax.Array:
-    """``x`` with rows of zeros, so that it has as many as ``like``."""
-    return jnp.pad(x, [(0, like.shape[0] - x.shape[0]), *((0, 0),) * (x.ndim - 1)])
+def padded(x: jax.Array, like: jax.Array, extent: Extent | None) -> jax.Array:
+    """``x`` with rows of zeros, so that it has as many as ``like``, by rows where that is.
+
+    ``x`` is on every device. Said so once more, or the compiler spreads it first, by other rows.
+    """
+    if extent is None:
+        return x
+    x = jnp.pad(x, [(0, like.shape[0] - x.shape[0]), *((0, 0),) * (x.ndim - 1)])
+    return by_rows(replicated(x, extent.mesh), extent.mesh)
 
 
 def content_loss(

@@ -164,7 +164,7 @@ def _content_loss(
     features: jax.Array,
     target: jax.Array,
 ) -> jax.Array:
-    mask = halo.padded(masks[layer], features) if masks else None
+    mask = halo.padded(masks[layer], features, extent) if masks else None
     features = losses.widened(features)
     loss = config.content_loss
     return halo.content_loss(loss, weigh(features, mask), weigh(target, mask), extent)
