@@ -250,15 +250,26 @@ def _sum_of_waves_over_devices(z: jax.Array, rows: Rows, *, circular: bool) -> j
     return on_each(local, rows.mesh, (True,))(rows.pad(z))
 
 
-def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
-    """The canvas whose ``z`` and picture are padded rows, where it can be one; else as it is.
+def _coefficients_over_devices(picture: jax.Array, rows: Rows, *, circular: bool) -> jax.Array:
+    """``_coefficients`` of the picture, padded or not, as padded rows.
 
-    Its ``encode`` is unchanged: it gives ``z`` of the picture's own height, see ``devices.place``.
+    The transform is orthonormal, so that the way there is the gradient's of the way back.
     """
+    picture = rows.pad(picture)
+    decode = partial(_sum_of_waves_over_devices, rows=rows, circular=circular)
+    _, transposed = jax.vjp(decode, picture)
+    size = (rows.height, picture.shape[1])
+    weights = _weights(_places(rows.padded), size, picture.dtype, circular=circular)
+    return transposed(picture)[0] / jnp.square(weights)
+
+
+def over_devices(canvas: Canvas, rows: Rows) -> Canvas:
+    """The canvas whose ``z`` and picture are padded rows, where it can be one; else as it is."""
     if canvas in (FREQUENCIES, CIRCULAR_FREQUENCIES):
         circular = canvas == CIRCULAR_FREQUENCIES
-        decode = partial(_sum_of_waves_over_devices, rows=rows, circular=circular)
-        return canvas._replace(decode=decode, by_rows=True)
+        ways = (_coefficients_over_devices, _sum_of_waves_over_devices)
+        encode, decode = (partial(way, rows=rows, circular=circular) for way in ways)
+        return canvas._replace(encode=encode, decode=decode, by_rows=True)
     return canvas
 
 
