@@ -193,6 +193,11 @@ class Config:
                 "normalise_gradients needs an optimizer without a line search, because its "
                 "gradient is not the loss's: take Adam, or L-BFGS with full steps"
             )
+        if isinstance(optimizer, JaxoptLbfgs) and self.mesh and devices.mixed_up(self.mesh):
+            raise ValueError(
+                "optimizer JaxoptLbfgs does not go with the CPUs of several processes, which would "
+                "mix up its sums; take Lbfgs, or one process"
+            )
         if self.carry and not hasattr(optimizer, "carry"):
             raise ValueError(
                 f"carry takes Adam: what {type(optimizer).__name__} remembers belongs to one size"

@@ -45,6 +45,12 @@ def check(mesh: Any) -> None:
         )
 
 
+def mixed_up(mesh: Mesh) -> bool:
+    """Whether its devices are CPUs of several processes, which ``traffic.unordered`` is about."""
+    there = mesh.devices.flat
+    return there[0].platform == "cpu" and len({device.process_index for device in there}) > 1
+
+
 class Rows(NamedTuple):
     """How the rows of one picture are spread.
 

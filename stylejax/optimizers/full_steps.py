@@ -55,7 +55,7 @@ def step(fun: Fun, state: State, args: tuple[Any, ...]) -> State:
     length = jnp.where(state.evaluations == 1, length, 1).astype(state.z.dtype)
     # Without a pair H is 1, of the undivided gradient.
     scale = newest_scale(old.pairs, 1 / old.unit)
-    move = length * through(old.pairs, -old.gradient, scale)
+    move = through(old.pairs, -length * old.gradient, scale)
     z = state.z + move
     (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(z, *args)
     usable = finite(value, gradient)

@@ -116,11 +116,12 @@ class Lbfgs:
             return full_steps.step(fun, state, args)
         old, first = state.engine, state.evaluations == 0
         value, gradient = state.value * old.unit, old.gradient * old.unit
-        # Without a pair ``H`` is 1, but the step at most 1 long.
-        bare = 1 / jnp.maximum(norm(gradient), 1)
         pairs = old.pairs
-        scale = largest_scale(pairs, bare, self.stretch)
-        direction = through(pairs, -gradient, scale)
+        # Without a pair ``H`` is 1, but the step at most 1 long; so before the loops, which then
+        # wait for the norm's sums (``pairs.through``).
+        length = jnp.where(pairs.kept > 0, 1, 1 / jnp.maximum(norm(gradient), 1))
+        scale = largest_scale(pairs, jnp.ones_like(value), self.stretch)
+        direction = through(pairs, -length * gradient, scale)
 
         def evaluate(step: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
             (value, aux), gradient = jax.value_and_grad(fun, has_aux=True)(

@@ -210,7 +210,9 @@ def through(pairs: Pairs, q: jax.Array, scale: jax.Array) -> jax.Array:
     Args:
       pairs: the memory.
       q: an array like ``z``.
-      scale: ``H`` before any pair is applied to it, a scalar.
+      scale: ``H`` before any pair is applied to it, a scalar. Over several processes of CPUs no
+        sum over the picture may be on its way to it, but only to ``q``, for which the loops wait
+        (``traffic.unordered``).
     """
     if pairs.products is not None:
         return _compact(pairs, pairs.products, q, scale)
