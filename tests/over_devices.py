@@ -18,6 +18,7 @@ from stylejax import (
     Adam,
     Config,
     Guides,
+    JaxoptLbfgs,
     JaxoptLbfgsb,
     Lbfgs,
     LossWeights,
@@ -77,15 +78,17 @@ def evaluated(config, params, picture, content, style, guides, weights):
     return jax.jit(jax.value_and_grad(value, has_aux=True))(picture, params)
 
 
-def difference(config, height, width, *, count=8, guides=False, weights=WEIGHTS, params=None):
+def difference(
+    config, height, width, *, count=8, guides=False, weights=WEIGHTS, params=None, dtype=np.float32
+):
     """Relative difference between one device and several: of each term, and of the gradient.
 
     The one looks at the picture as a whole, whatever the others do.
     """
     config = dataclasses.replace(config, **LAYERS)
-    given = pictures(height, width)
+    given = pictures(height, width, dtype)
     params = network() if params is None else params
-    more = (regions(height, width) if guides else None, weights)
+    more = (regions(height, width, dtype) if guides else None, weights)
     whole = dataclasses.replace(config, strip=None, recompute=None, nested=False)
     (one, terms), gradient = evaluated(whole, params, *given, *more)
     config = dataclasses.replace(config, mesh=devices.mesh(count))
@@ -127,7 +130,10 @@ def bordered(*cases):
 
 
 def forms():
-    """What is looked at beside the network: statistics, losses, variations, canvases, masks."""
+    """What is looked at beside the network: statistics, losses, variations, canvases, masks.
+
+    In float64: in float32 Wasserstein's roots of matrices lose two digits, on one device too.
+    """
     dream = {"dream_layers": ("relu2_2",)}
     mixed = statistics.mixed((statistics.RELATIVE_GRAM, 1.0), (statistics.RELATIVE_SLICED, 0.5))
     cases = {
@@ -159,7 +165,7 @@ def forms():
         "by tiles": (Config(), {"params": vgg.evaluate_kernels(network((4, 128, 128)))}),
     }
     return {
-        name: difference(config, 69 if name == "by tiles" else 37, 24, **more)
+        name: difference(config, 69 if name == "by tiles" else 37, 24, dtype=np.float64, **more)
         for name, (config, more) in cases.items()
     }
 
@@ -342,24 +348,31 @@ def compilations(call, *given):
 PROGRAMS = (scale.prepare, scale.advance, scale.picture)
 
 
-def compiled(config, height, width, params):
-    """What a compiled step sends, and the bytes of its state on each device."""
+def lowered(config, height, width, params, *, guides=None):
+    """What prepares a scale, a step of it, and the step's state."""
     config = dataclasses.replace(config, mesh=devices.mesh(), **LAYERS).at((height, width))
     given = devices.everywhere((params, *pictures(height, width), jax.random.key(0)), config.mesh)
     params, _, content, style, key = given
-    traced = scale.prepare.trace(
-        params, content, (style,), None, WEIGHTS, key, size=(height, width), config=config
-    )
+    more = {"guides": guides, "size": (height, width), "config": config}
+    traced = scale.prepare.trace(params, content, (style,), None, WEIGHTS, key, **more)
     state, targets = scale.described(*traced.out_info, config)
     step = scale.advance.lower(state, params, targets, WEIGHTS, 1, length=1, config=config)
-    sent = traffic.transfers(step.compile())
+    return traced.lower(), step, state
+
+
+def compiled(config, height, width, params):
+    """What a compiled step sends, and the bytes of its state on each device."""
+    _, step, state = lowered(config, height, width, params)
+    step = step.compile()
+    sent = traffic.transfers(step)
     shard = state.z.sharding.shard_shape(state.z.shape)
     memory = [
         x.sharding.shard_shape(x.shape)
         for x in jax.tree.leaves(state)
         if x.ndim == state.z.ndim + 1
     ]
-    return [(t.kind, t.shapes, t.bytes) for t in sent], shard, memory
+    sent = [(t.kind, t.shapes, t.bytes) for t in sent]
+    return sent, shard, memory, traffic.unordered(step)
 
 
 def programs():
@@ -376,9 +389,34 @@ def programs():
     }
 
 
+def orders():
+    """What nothing keeps apart, in programs of a scale: with masks, a large canvas, in strips."""
+    canvas._WHOLE, canvas._BLOCK = 64, 32
+    params = network((4, 6, 8))
+    strips = Config(strip=16, nested=True, optimizer=Lbfgs(memory=3, line_search=False))
+    masked, stripped, foreign = (
+        lowered(config, 101, 65, params, guides=guides)[:2]
+        for config, guides in (
+            (Config(optimizer=Lbfgs(memory=3)), regions(101, 65)),
+            (strips, None),
+            (Config(optimizer=JaxoptLbfgs(memory=3)), None),
+        )
+    )
+    found = {"masks": masked, "strips": stripped[1:], "jaxopt": foreign[1:]}
+    return {
+        name: [traffic.unordered(program.compile()) for program in programs]
+        for name, programs in found.items()
+    }
+
+
 def of_two(port, process):
     """The picture of both processes together."""
     hosts.join(f"127.0.0.1:{port}", 2, int(process))
+    try:
+        Config(mesh=devices.mesh(), optimizer=JaxoptLbfgs())
+        raise AssertionError("sums of several processes could be mixed up")
+    except ValueError as error:
+        assert "take Lbfgs" in str(error)
     return pictured(devices.mesh())
 
 
@@ -396,10 +434,11 @@ def pictured(mesh):
 
 
 def main(name, *words):
-    in_float32 = ("borders", "more_borders", "forms", "in_strips", "more_in_strips", "programs")
-    if name not in in_float32:
+    in_float32 = ("borders", "more_borders", "in_strips", "more_in_strips")
+    read = ("programs", "orders")
+    if name not in (*in_float32, *read):
         jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", name != "programs")
+    jax.config.update("jax_disable_most_optimizations", name not in read)
     print(json.dumps(globals()[name](*words)))
 
 

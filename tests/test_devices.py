@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from stylejax import Config, devices, halo, layers, vgg
+from stylejax import Config, devices, halo, layers, traffic, vgg
 from stylejax.devices import Rows
 
 PROGRAM = Path(__file__).parent / "over_devices.py"
@@ -56,9 +56,10 @@ def test_loss_and_gradient_are_those_of_one_device(name):
     found = with_eight(name)
     if name == "in_strips":  # with a stride of rows too few a mistake is seen
         assert max(found.pop("short")) > 1e-3
+    limit = 1e-9 if name == "forms" else 1e-5
     for case, (terms, gradient) in found.items():
-        assert terms < 1e-5, case
-        assert gradient < 1e-5, case
+        assert terms < limit, case
+        assert gradient < limit, case
 
 
 @pytest.mark.long
@@ -93,7 +94,8 @@ def test_a_run_goes_on_over_its_devices_to_the_last_bit_and_over_others_but_for_
 
 
 def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
-    for case, (sent, shard, memory) in with_eight("programs").items():
+    for case, (sent, shard, memory, unordered) in with_eight("programs").items():
+        assert unordered == [], case
         rows, width, _ = shard
         picture = 8 * rows * width * 3 * 4
         assert rows <= 32, case  # an eighth, rounded up to the stride
@@ -118,6 +120,60 @@ def test_only_halo_rows_sums_and_the_canvas_go_over_the_wire():
             if kind == "collective-permute" and s[0] == 1 and s[-1] > 3
         ]
         assert len(wide) == (0 if case == "strips" else 3 * 4), case
+
+
+@pytest.mark.long
+def test_what_a_loop_sends_is_kept_apart():
+    """What gloo mixes up is mixed up now and then, and on an idle machine only; so it is read off.
+
+    Without its order a run of two processes at 512 px went wrong about every second time.
+    """
+    found = with_eight("orders")
+    assert found.pop("jaxopt") != [[]]  # whose loops we cannot change
+    assert found == {"masks": [[], []], "strips": [[]]}
+
+
+PROGRAM_OF_A_LOOP = """\
+HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%less (q: (f32[8])) -> pred[] {
+  %q = (f32[8]) parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+%body (p: (f32[8])) -> (f32[8]) {
+  %p = (f32[8]) parameter(0)
+  %e = f32[8] get-tuple-element(%p), index=0
+  %sum.0 = f32[8] all-reduce(%e), channel_id=1, to_apply=%add
+  ROOT %t = (f32[8]) tuple(%sum.0)
+}
+
+ENTRY %main (x: f32[8], y: f32[8]) -> f32[8] {
+  %x = f32[8] parameter(0)
+  %y = f32[8] parameter(1)
+  %first = f32[8] all-reduce(%x), channel_id=2, to_apply=%add, metadata={op_name="a{b}"}
+  %beside = f32[8] all-reduce(%y), channel_id=3, to_apply=%add
+  %begin = (f32[8]) tuple(%first)
+  %loop = (f32[8]) while(%begin), condition=%less, body=%body
+  %late = f32[8] all-reduce(%y), channel_id=4, to_apply=%add, control-predecessors={%loop}
+  %end = f32[8] get-tuple-element(%loop), index=0
+  %after = f32[8] collective-permute(%end), channel_id=5, source_target_pairs={{0,1}}
+  ROOT %all = f32[8] add(%after, %late)
+}
+"""
+
+
+def test_what_nothing_keeps_apart_is_found():
+    class Compiled:
+        as_text = staticmethod(lambda: PROGRAM_OF_A_LOOP)
+
+    assert traffic.unordered(Compiled) == [("beside", "loop"), ("loop", "late")]
 
 
 @pytest.mark.parametrize(
