@@ -38,8 +38,10 @@ _SCHEDULE = 1.3
 # again, quickest first: keeping blocks 3 and on saves most of what strips cost (docs/scale.md).
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
 _RECOMPUTED = (2, 3, None)
-# Thinner strips that save no more than this are not worth their time.
+# Thinner strips that save no more than this are not worth their time; nor nested ones, which take
+# it twice, unless they save more.
 _HARDLY_MORE = 1.05
+_LITTLE_MORE = 1.125
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
 
@@ -231,7 +233,9 @@ def with_coarser_whole(
 def least(
     config: Config, size: tuple[int, int], params: vgg.Params, *, device: Any = None
 ) -> Config:
-    """The first strips that take hardly more than the least memory, and pairs of bfloat16.
+    """The first strips that take little more than the least memory, and pairs of bfloat16.
+
+    Of nested ones the first that take hardly more.
 
     Raises:
       ValueError: where a loss is no sum over positions.
@@ -240,8 +244,12 @@ def least(
     for way in in_strips(config):
         needed = need(way, size, params, device=device)
         needs[way] = needed.total - needed.compiling  # which comes once, and is there for any way
-    enough = _HARDLY_MORE * min(needs.values())
-    config = next(way for way, needed in needs.items() if needed <= enough)
+    fewest = min(needs.values())
+    config = next(
+        way
+        for way, needed in needs.items()
+        if needed <= (_HARDLY_MORE if way.nested else _LITTLE_MORE) * fewest
+    )
     config = next(_narrower(config), config)
     limit = need(config, size, params, device=device).total
     return with_coarser_whole(config, size, params, limit, device=device)

@@ -564,8 +564,8 @@ def command(
         bool,
         _flag(
             "--low-memory",
-            "Take as little memory as can be: strips of the size that needs least, and pairs of "
-            "L-BFGS in bfloat16.",
+            "Take little memory: strips that need at most an eighth more than the least possible, "
+            "and pairs of L-BFGS in bfloat16.",
         ),
     ] = False,
     devices: Annotated[
