@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,11 +62,13 @@ def compiling(
     sizes: Sequence[tuple[int, int]],
     length: int,
     config: Config,
+    begun: threading.Event,
 ) -> Iterator[list[Future[State]]]:
     """Compiles scale after scale in a thread while the caller runs what is compiled.
 
     Takes the arguments of ``scale.prepare`` at the first scale (``start`` is its ``picture``), the
-    programs and sizes of all scales, and the ``length`` of ``scale.advance``.
+    programs and sizes of all scales, and the ``length`` of ``scale.advance``. The scales after the
+    first wait until the caller says that it has ``begun``: all cores are for the first picture.
 
     Yields:
       A future for each scale; when it is done, calls of the scale's programs find them compiled,
@@ -79,7 +82,7 @@ def compiling(
         yield [_nothing() for _ in sizes]
         return
     executor = ThreadPoolExecutor(1)
-    submit = partial(_submit, executor, length=length)
+    submit = partial(_submit, executor, length=length, begun=begun)
     # Of a picture that is still to be made the shape is enough.
     coming = [jax.ShapeDtypeStruct((*size, 3), content.dtype) for size in sizes[:-1]]
     futures: list[Future[State]] = []
@@ -93,6 +96,7 @@ def compiling(
             futures.append(submit(own, *given, size=size, config=config.at(size)))
         yield futures
     finally:
+        begun.set()
         executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -154,6 +158,7 @@ def _submit(
     size: tuple[int, int],
     length: int,
     config: Config,
+    begun: threading.Event,
 ) -> Future[State]:
     """One scale's programs. The first scale's are needed at once: both threads compile them."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
@@ -166,6 +171,8 @@ def _submit(
     def work() -> State:
         # Contexts are a thread's own.
         with jax.default_device(device), jax.enable_x64(wide):
+            if not first:
+                begun.wait()
             # The scale before was this thread's work until now: there is nothing to wait for.
             ended = carried.result() if isinstance(carried, Future) else carried
             preparing = traced or trace(carried=ended)

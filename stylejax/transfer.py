@@ -6,6 +6,7 @@ after it; everything below is plain and composes with the transformations of the
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
@@ -305,7 +306,8 @@ def _pyramid(
         return
     ahead = partial(compiling, programs=own[first:], sizes=sizes[first:], length=every)
     shaped = (params, content, styles, picture, loss_weights, key, guides)
-    with ahead(*shaped, carried=carried, config=config) as compiled:
+    begun = threading.Event()
+    with ahead(*shaped, carried=carried, config=config, begun=begun) as compiled:
         del shaped
         for scale, done in enumerate(compiled, first):
             if scale > first:
@@ -329,6 +331,7 @@ def _pyramid(
                 place = None  # and with it the memory of what was saved
             going: Any = dict(steps=steps, taken=taken, config=here, programs=own[scale])
             for reached in walked(state, targets=targets, **going):
+                begun.set()
                 yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
             carried = gathered(reached.state, config=here) if config.carry else None

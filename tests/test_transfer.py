@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import wait
 from functools import partial
 from types import SimpleNamespace
 
@@ -232,7 +234,14 @@ def test_carrying_compiles_each_scale_once(params):
     given = (params, CONTENT, (STYLE,), None, WEIGHTS, jax.random.key(0), None)
     sizes = config.sizes(20, 27)
     own = scale.programs_of(sizes, config)
-    with compiling(*given, programs=own, sizes=sizes, length=2, config=config) as compiled:
+    begun = threading.Event()
+    named = {"programs": own, "sizes": sizes, "length": 2, "config": config, "begun": begun}
+    with compiling(*given, **named) as compiled:
+        assert compiled[0].result().z.shape[:2] == sizes[0]
+        # The first picture has all cores for itself.
+        done, waiting = wait(compiled, timeout=0.2)
+        assert (len(done), len(waiting)) == (1, len(sizes) - 1)
+        begun.set()
         assert [future.result().z.shape[:2] for future in compiled] == [*sizes]
 
 
