@@ -38,8 +38,8 @@ _SCHEDULE = 1.3
 # again, quickest first: keeping blocks 3 and on saves most of what strips cost (docs/scale.md).
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
 _RECOMPUTED = (2, 3, None)
-# Nested strips that save no more than this are not worth their time, nor thinner ones; nor nested
-# ones at all, which take a third more, that save no more than the other.
+# Of the least memory, what may be taken to save time: by nested strips, and by others, which take a
+# quarter less of it.
 _HARDLY_MORE = 1.05
 _LITTLE_MORE = 1.125
 # Numbers of pairs that are tried.
