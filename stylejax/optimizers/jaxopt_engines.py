@@ -169,6 +169,9 @@ def _rest(z: jax.Array, gradient: jax.Array, box: tuple[Any, ...]) -> jax.Array:
 class JaxoptLbfgs:
     """jaxopt's L-BFGS with its zoom line search.
 
+    It evaluates beside its loops, so that the CPUs of several processes would mix up what both send
+    (``traffic.unordered``): ``Config`` refuses it there.
+
     Attributes:
       memory: curvature pairs kept.
       trials: evaluations a line search may spend before it gives up.
