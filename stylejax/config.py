@@ -195,7 +195,7 @@ class Config:
             )
         if isinstance(optimizer, JaxoptLbfgs) and self.mesh and devices.mixed_up(self.mesh):
             raise ValueError(
-                "optimizer JaxoptLbfgs does not go with the CPUs of several processes, which would "
+                "optimizer JaxoptLbfgs does not go with CPUs under jax.distributed, which would "
                 "mix up its sums; take Lbfgs, or one process"
             )
         if self.carry and not hasattr(optimizer, "carry"):

@@ -67,7 +67,8 @@ def unordered(compiled: Any) -> list[tuple[str, str]]:
     soon as it has begun, and what it sends later meets with what is sent beside it; gloo, which
     carries it, tells messages apart by their order alone. Two sums are then each other's, in both
     processes, and nobody notices. So whatever sends must wait for a loop that sends, or the loop
-    for it, by the data. Devices of one process, GPUs and TPUs keep the order by themselves.
+    for it, by the data. GPUs and TPUs keep the order by themselves, and so do the CPUs of a process
+    without ``jax.distributed``.
 
     Args:
       compiled: of ``jax.jit(...).lower(...).compile()``.
