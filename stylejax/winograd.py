@@ -13,7 +13,9 @@ backward pass is the same evaluated kernel in another order. Rounding is about 1
 output, ten times that of the direct sum.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,7 +24,12 @@ import numpy as np
 
 TILE, TAPS = 4, 3
 WINDOW = TILE + TAPS - 1
-# Patches of a large picture are made in strips of this many bytes.
+# An evaluated kernel of at most so many bytes (128 channels to 128, in float32) stays in a core's
+# cache while one row of tiles after another is multiplied with it.
+CACHED = 36 * 128 * 128 * 4
+# Bytes of windows that are made at once: by a core, where the kernel stays in its cache, and of a
+# strip of a large picture elsewhere.
+FEW = 2**22
 STRIP = 2**27
 
 _POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
@@ -78,7 +85,7 @@ def evaluate_kernel(kernel: jax.Array) -> jax.Array:
 
 def wide(channels: int, outputs: int) -> bool:
     """Whether a kernel has enough channels to beat the direct sum on CPU (docs/performance.md)."""
-    return min(channels, outputs) >= 128
+    return min(channels, outputs) >= 64
 
 
 def worthwhile(shape: Sequence[int], outputs: int) -> bool:
@@ -104,25 +111,85 @@ def correlate(
     """
     height, width = x.shape[0] - TAPS + 1, x.shape[1] - TAPS + 1
     down, across = -(-height // TILE), -(-width // TILE)
-    below, beside = down * TILE - height, across * TILE - width
-    x = jnp.pad(x, ((0, below), (0, beside), (0, 0)))
     bytes_per_row = WINDOW**2 * across * x.shape[-1] * x.dtype.itemsize
-    rows = max(1, STRIP // bytes_per_row)
-    strips = [
-        _strip(
-            x[top * TILE : min(top + rows, down) * TILE + TAPS - 1],
-            kernel,
-            _BACKWARD if turned else _FORWARD,
-            turned,
-            precision,
+    transforms = _BACKWARD if turned else _FORWARD
+    tiles = partial(
+        _tiles, kernel=kernel, transforms=transforms, turned=turned, precision=precision
+    )
+    if kernel.size * kernel.dtype.itemsize <= CACHED:
+        pieces = min(across, -(-bytes_per_row // FEW))
+        whole = _few_at_a_time(
+            tiles, x, kernel.shape[1 if turned else 2], down, -(-across // pieces), pieces
         )
-        for top in range(0, down, rows)
-    ]
-    whole = strips[0] if len(strips) == 1 else jnp.concatenate(strips)
+    else:
+        whole = _in_strips(tiles, x, down, across, rows=max(1, STRIP // bytes_per_row))
     return whole[:height, :width]
 
 
-def _strip(
+def _few_at_a_time(
+    tiles: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    outputs: int,
+    down: int,
+    across: int,
+    pieces: int,
+) -> jax.Array:
+    """A loop whose every round makes some rows of tiles, each of them in ``pieces``.
+
+    Alone such a piece is too small to be shared by cores, and XLA runs no two loops at once; but of
+    what is independent within a round each core takes its part. Windows of all of a picture go
+    through memory six times, and took a third longer (docs/performance.md).
+    """
+    rounds = -(-down // max(1, _at_once() // pieces))
+    rows = -(-down // rounds)
+    x = _extended(x, rounds * rows, pieces * across)
+
+    def piece(x: jax.Array, row: jax.Array, number: int) -> jax.Array:
+        start = (row * TILE, number * across * TILE, 0)
+        size = (TILE + TAPS - 1, across * TILE + TAPS - 1, x.shape[-1])
+        return tiles(jax.lax.dynamic_slice(x, start, size))
+
+    # The result is written over ``x``, whose upper rows no later round wants, where it has as many
+    # channels. Elsewhere its room is filled with a number of ``x``, because zeros could be had at
+    # the program's start, and XLA would hold them from then on.
+    over = x.shape[-1] == outputs
+    height, width = (tiles * TILE for tiles in (rounds * rows, pieces * across))
+    room = x if over else jnp.broadcast_to(x[0, 0, 0], (height, width, outputs))
+
+    def some(number: jax.Array, room: jax.Array) -> jax.Array:
+        given, first = room if over else x, number * rows
+        made = [[piece(given, first + i, j) for j in range(pieces)] for i in range(rows)]
+        whole = jnp.concatenate([jnp.concatenate(row, axis=1) for row in made])
+        return jax.lax.dynamic_update_slice(room, whole, (first * TILE, 0, 0))
+
+    return jax.lax.fori_loop(0, rounds, some, room)
+
+
+def _at_once() -> int:
+    """Rows of tiles in a round: two for a core, so that one can be waited for, but not too many."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(2 * (cores or 1), 16)
+
+
+def _in_strips(
+    tiles: Callable[[jax.Array], jax.Array], x: jax.Array, down: int, across: int, rows: int
+) -> jax.Array:
+    """Some rows of tiles after the others, each strip shared by all cores."""
+    x = _extended(x, down, across)
+    strips = [
+        tiles(x[top * TILE : min(top + rows, down) * TILE + TAPS - 1])
+        for top in range(0, down, rows)
+    ]
+    return strips[0] if len(strips) == 1 else jnp.concatenate(strips)
+
+
+def _extended(x: jax.Array, down: int, across: int) -> jax.Array:
+    """With zeros below and to the right, for so many whole tiles."""
+    height, width = (tiles * TILE + TAPS - 1 for tiles in (down, across))
+    return jnp.pad(x, ((0, height - x.shape[0]), (0, width - x.shape[1]), (0, 0)))
+
+
+def _tiles(
     x: jax.Array,
     kernel: jax.Array,
     transforms: _Transforms,
