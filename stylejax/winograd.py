@@ -7,7 +7,8 @@ Neural Networks", CVPR 2016):
 
     Y = A^T [ (G g G^T) * (B^T d B) ] A,   summed over input channels.
 
-Over many tiles and channels the products are 36 matrix products. The points are 0, infinity and
+Over many tiles and channels the products are 36 matrix products, of a few rows of tiles at a time
+where the kernels are small, so that all of it stays in the cache. The points are 0, infinity and
 the four of +-sqrt(2)^(+-1): their reciprocals are points again, so that the turned kernel of the
 backward pass is the same evaluated kernel in another order. Rounding is about 1e-5 of the largest
 output, ten times that of the direct sum.
@@ -27,8 +28,9 @@ WINDOW = TILE + TAPS - 1
 # An evaluated kernel of at most so many bytes (128 channels to 128, in float32) stays in a core's
 # cache while one row of tiles after another is multiplied with it.
 CACHED = 36 * 128 * 128 * 4
-# Bytes of windows that are made at once: by a core, where the kernel stays in its cache, and of a
-# strip of a large picture elsewhere.
+# Bytes of windows: so many of a whole picture leave the caches; so many a core makes at once, where
+# the kernel stays in its cache; and of a strip of a large picture elsewhere.
+MANY = 2**24
 FEW = 2**22
 STRIP = 2**27
 
@@ -112,49 +114,45 @@ def correlate(
     height, width = x.shape[0] - TAPS + 1, x.shape[1] - TAPS + 1
     down, across = -(-height // TILE), -(-width // TILE)
     bytes_per_row = WINDOW**2 * across * x.shape[-1] * x.dtype.itemsize
-    transforms = _BACKWARD if turned else _FORWARD
-    tiles = partial(
-        _tiles, kernel=kernel, transforms=transforms, turned=turned, precision=precision
-    )
-    if kernel.size * kernel.dtype.itemsize <= CACHED:
+    tiles = partial(_tiles, kernel=kernel, turned=turned, precision=precision)
+    if kernel.size * kernel.dtype.itemsize <= CACHED and down * bytes_per_row > MANY:
         pieces = min(across, -(-bytes_per_row // FEW))
-        whole = _few_at_a_time(
-            tiles, x, kernel.shape[1 if turned else 2], down, -(-across // pieces), pieces
-        )
+        outputs = kernel.shape[1 if turned else 2]
+        whole = _in_rounds(tiles, x, outputs, down, across, pieces=pieces)
     else:
         whole = _in_strips(tiles, x, down, across, rows=max(1, STRIP // bytes_per_row))
     return whole[:height, :width]
 
 
-def _few_at_a_time(
+def _in_rounds(
     tiles: Callable[[jax.Array], jax.Array],
     x: jax.Array,
     outputs: int,
     down: int,
     across: int,
+    *,
     pieces: int,
 ) -> jax.Array:
     """A loop whose every round makes some rows of tiles, each of them in ``pieces``.
 
-    Alone such a piece is too small to be shared by cores, and XLA runs no two loops at once; but of
-    what is independent within a round each core takes its part. Windows of all of a picture go
-    through memory six times, and took a third longer (docs/performance.md).
+    The windows of a whole picture go through memory six times, those of a row stay in a cache. A
+    row by itself is too small to be shared by cores, and XLA runs no two loops at once; but of the
+    rows of a round, which do not depend on each other, each core makes some.
     """
     rounds = -(-down // max(1, _at_once() // pieces))
-    rows = -(-down // rounds)
+    rows, across = -(-down // rounds), -(-across // pieces)
     x = _extended(x, rounds * rows, pieces * across)
-
-    def piece(x: jax.Array, row: jax.Array, number: int) -> jax.Array:
-        start = (row * TILE, number * across * TILE, 0)
-        size = (TILE + TAPS - 1, across * TILE + TAPS - 1, x.shape[-1])
-        return tiles(jax.lax.dynamic_slice(x, start, size))
-
-    # The result is written over ``x``, whose upper rows no later round wants, where it has as many
+    # The result is written over ``x``, whose upper rows no later round reads, where it has as many
     # channels. Elsewhere its room is filled with a number of ``x``, because zeros could be had at
     # the program's start, and XLA would hold them from then on.
     over = x.shape[-1] == outputs
     height, width = (tiles * TILE for tiles in (rounds * rows, pieces * across))
     room = x if over else jnp.broadcast_to(x[0, 0, 0], (height, width, outputs))
+
+    def piece(given: jax.Array, row: jax.Array, number: int) -> jax.Array:
+        start = (row * TILE, number * across * TILE, 0)
+        size = (TILE + TAPS - 1, across * TILE + TAPS - 1, x.shape[-1])
+        return tiles(jax.lax.dynamic_slice(given, start, size))
 
     def some(number: jax.Array, room: jax.Array) -> jax.Array:
         given, first = room if over else x, number * rows
@@ -166,7 +164,7 @@ def _few_at_a_time(
 
 
 def _at_once() -> int:
-    """Rows of tiles in a round: two for a core, so that one can be waited for, but not too many."""
+    """Rows of tiles in a round: two for a core, but no more than compile quickly."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(2 * (cores or 1), 16)
 
@@ -189,14 +187,11 @@ def _extended(x: jax.Array, down: int, across: int) -> jax.Array:
     return jnp.pad(x, ((0, height - x.shape[0]), (0, width - x.shape[1]), (0, 0)))
 
 
-def _tiles(
-    x: jax.Array,
-    kernel: jax.Array,
-    transforms: _Transforms,
-    turned: bool,
-    precision: str | None,
-) -> jax.Array:
+# Jitted, so that the rows of a round, and layers of a shape, are traced once.
+@partial(jax.jit, static_argnames=("turned", "precision"))
+def _tiles(x: jax.Array, kernel: jax.Array, *, turned: bool, precision: str | None) -> jax.Array:
     """Whole tiles only: ``[4 down + 2, 4 across + 2, in]`` to ``[4 down, 4 across, out]``."""
+    transforms = _BACKWARD if turned else _FORWARD
     channels = x.shape[-1]
     down, across = x.shape[0] // TILE, x.shape[1] // TILE
     tops = jnp.stack([x[i : i + TILE * down - 3 : TILE] for i in range(WINDOW)])
