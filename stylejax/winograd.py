@@ -25,8 +25,8 @@ import numpy as np
 
 TILE, TAPS = 4, 3
 WINDOW = TILE + TAPS - 1
-# An evaluated kernel of at most so many bytes (128 channels to 128, in float32) stays in a core's
-# cache while one row of tiles after another is multiplied with it.
+# An evaluated kernel of at most so many bytes (128 channels to 128, in float32) stays in the cache
+# while one row of tiles after another is multiplied with it.
 CACHED = 36 * 128 * 128 * 4
 # Bytes of windows: so many of a whole picture leave the caches; so many a core makes at once, where
 # the kernel stays in its cache; and of a strip of a large picture elsewhere.
