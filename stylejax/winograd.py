@@ -7,11 +7,11 @@ Neural Networks", CVPR 2016):
 
     Y = A^T [ (G g G^T) * (B^T d B) ] A,   summed over input channels.
 
-Over many tiles and channels the products are 36 matrix products, of a few rows of tiles at a time
-where the kernels are small, so that all of it stays in the cache. The points are 0, infinity and
-the four of +-sqrt(2)^(+-1): their reciprocals are points again, so that the turned kernel of the
-backward pass is the same evaluated kernel in another order. Rounding is about 1e-5 of the largest
-output, ten times that of the direct sum.
+Over many tiles and channels the products are 36 matrix products, on one or two cores of a few rows
+of tiles at a time where the kernels are small, so that all of it stays in the cache. The points are
+0, infinity and the four of +-sqrt(2)^(+-1): their reciprocals are points again, so that the turned
+kernel of the backward pass is the same evaluated kernel in another order. Rounding is about 1e-5 of
+the largest output, ten times that of the direct sum.
 """
 
 import os
@@ -31,8 +31,10 @@ CACHED = 36 * 128 * 128 * 4
 # Bytes of windows: so many of a whole picture leave the caches; so many a core makes at once, where
 # the kernel stays in its cache; and of a strip of a large picture elsewhere.
 MANY = 2**24
-FEW = 2**22
+FEW = 2**21
 STRIP = 2**27
+# Parts of a round: as many as there may be cores for rounds to be made at all.
+PARTS = 2
 
 _POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
 _RECIPROCAL = np.array([5, 3, 4, 1, 2, 0])  # of the points, infinity being the last
@@ -114,68 +116,80 @@ def correlate(
     height, width = x.shape[0] - TAPS + 1, x.shape[1] - TAPS + 1
     down, across = -(-height // TILE), -(-width // TILE)
     bytes_per_row = WINDOW**2 * across * x.shape[-1] * x.dtype.itemsize
-    tiles = partial(_tiles, kernel=kernel, turned=turned, precision=precision)
-    if kernel.size * kernel.dtype.itemsize <= CACHED and down * bytes_per_row > MANY:
-        pieces = min(across, -(-bytes_per_row // FEW))
+    begin = partial(_begun, turned=turned)
+    finish = partial(_finished, kernel=kernel, turned=turned, precision=precision)
+    large = down * bytes_per_row > MANY and kernel.size * kernel.dtype.itemsize <= CACHED
+    if large and _cores() <= PARTS:
         outputs = kernel.shape[1 if turned else 2]
-        whole = _in_rounds(tiles, x, outputs, down, across, pieces=pieces)
+        pieces = min(across, -(-bytes_per_row // FEW))
+        rows = max(1, min(2, FEW * pieces // bytes_per_row))
+        whole = _in_rounds(begin, finish, x, outputs, down, across, rows=rows, pieces=pieces)
     else:
-        whole = _in_strips(tiles, x, down, across, rows=max(1, STRIP // bytes_per_row))
+        whole = _in_strips(begin, finish, x, down, across, rows=max(1, STRIP // bytes_per_row))
     return whole[:height, :width]
 
 
 def _in_rounds(
-    tiles: Callable[[jax.Array], jax.Array],
+    begin: Callable[[jax.Array], jax.Array],
+    finish: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     x: jax.Array,
     outputs: int,
     down: int,
     across: int,
     *,
+    rows: int,
     pieces: int,
 ) -> jax.Array:
-    """A loop whose every round makes some rows of tiles, each of them in ``pieces``.
+    """A loop whose every round makes the tiles of two times some rows, or a piece of these.
 
-    The windows of a whole picture go through memory six times, those of a row stay in a cache. A
-    row by itself is too small to be shared by cores, and XLA runs no two loops at once; but of the
-    rows of a round, which do not depend on each other, each core makes some.
+    The windows of a whole picture go through memory six times, those of a few rows stay in a cache.
+    These by themselves are too few to be shared by cores, and XLA runs no two loops at once; but of
+    the two parts of a round, which do not depend on each other, each core makes one.
     """
-    rounds = -(-down // max(1, _at_once() // pieces))
-    rows, across = -(-down // rounds), -(-across // pieces)
-    x = _extended(x, rounds * rows, pieces * across)
-    # The result is written over ``x``, whose upper rows no later round reads, where it has as many
-    # channels. Elsewhere its room is filled with a number of ``x``, because zeros could be had at
-    # the program's start, and XLA would hold them from then on.
+    rounds, across = -(-down // (PARTS * rows)), -(-across // pieces)
+    x = _extended(x, rounds * PARTS * rows, pieces * across)
+    # The result is written over ``x``, where it has as many channels: what a round reads no round
+    # before it has written to. Elsewhere its room is filled with a number of ``x``, because zeros
+    # could be had at the program's start, and XLA would hold them from then on.
     over = x.shape[-1] == outputs
-    height, width = (tiles * TILE for tiles in (rounds * rows, pieces * across))
+    height, width = (tiles * TILE for tiles in (rounds * PARTS * rows, pieces * across))
     room = x if over else jnp.broadcast_to(x[0, 0, 0], (height, width, outputs))
-
-    def piece(given: jax.Array, row: jax.Array, number: int) -> jax.Array:
-        start = (row * TILE, number * across * TILE, 0)
-        size = (TILE + TAPS - 1, across * TILE + TAPS - 1, x.shape[-1])
-        return tiles(jax.lax.dynamic_slice(given, start, size))
+    size = (PARTS * rows * TILE + TAPS - 1, across * TILE + TAPS - 1, x.shape[-1])
 
     def some(number: jax.Array, room: jax.Array) -> jax.Array:
-        given, first = room if over else x, number * rows
-        made = [[piece(given, first + i, j) for j in range(pieces)] for i in range(rows)]
-        whole = jnp.concatenate([jnp.concatenate(row, axis=1) for row in made])
-        return jax.lax.dynamic_update_slice(room, whole, (first * TILE, 0, 0))
+        start = (number // pieces * PARTS * rows * TILE, number % pieces * across * TILE, 0)
+        begun = begin(jax.lax.dynamic_slice(room if over else x, start, size))
+        tops = range(0, PARTS * rows * TILE, rows * TILE)
+        parts = [finish(begun[:, top : top + rows * TILE + TAPS - 1]) for top in tops]
+        made = jnp.concatenate([tiles for tiles, _ in parts])
+        # Nothing is added, but what it is made of is read at the round's end, and so has room of
+        # its own. Else XLA would put one part's results where the other's were, which in the order
+        # of a single core it is done with, and they would wait for each other.
+        held = sum(number for _, number in parts)
+        made += jnp.minimum(jnp.abs(held), 0)
+        return jax.lax.dynamic_update_slice(room, made, start)
 
-    return jax.lax.fori_loop(0, rounds, some, room)
+    return jax.lax.fori_loop(0, rounds * pieces, some, room)
 
 
-def _at_once() -> int:
-    """Rows of tiles in a round: two for a core, but no more than compile quickly."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(2 * (cores or 1), 16)
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_strips(
-    tiles: Callable[[jax.Array], jax.Array], x: jax.Array, down: int, across: int, rows: int
+    begin: Callable[[jax.Array], jax.Array],
+    finish: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    down: int,
+    across: int,
+    *,
+    rows: int,
 ) -> jax.Array:
     """Some rows of tiles after the others, each strip shared by all cores."""
     x = _extended(x, down, across)
     strips = [
-        tiles(x[top * TILE : min(top + rows, down) * TILE + TAPS - 1])
+        finish(begin(x[top * TILE : min(top + rows, down) * TILE + TAPS - 1]))[0]
         for top in range(0, down, rows)
     ]
     return strips[0] if len(strips) == 1 else jnp.concatenate(strips)
@@ -187,25 +201,39 @@ def _extended(x: jax.Array, down: int, across: int) -> jax.Array:
     return jnp.pad(x, ((0, height - x.shape[0]), (0, width - x.shape[1]), (0, 0)))
 
 
-# Jitted, so that the rows of a round, and layers of a shape, are traced once.
+# Jitted, so that the parts of a round, and layers of a shape, are traced once.
+@partial(jax.jit, static_argnames="turned")
+def _begun(x: jax.Array, *, turned: bool) -> jax.Array:
+    """Evaluated across, every row: ``[h, 4 across + 2, in]`` to ``[6, h, across, in]``."""
+    across = x.shape[1] // TILE
+    windows = jnp.stack([x[:, j : j + TILE * across - 3 : TILE] for j in range(WINDOW)])
+    return _apply((_BACKWARD if turned else _FORWARD).tile, windows)
+
+
 @partial(jax.jit, static_argnames=("turned", "precision"))
-def _tiles(x: jax.Array, kernel: jax.Array, *, turned: bool, precision: str | None) -> jax.Array:
-    """Whole tiles only: ``[4 down + 2, 4 across + 2, in]`` to ``[4 down, 4 across, out]``."""
+def _finished(
+    begun: jax.Array, kernel: jax.Array, *, turned: bool, precision: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Whole tiles: ``[6, 4 down + 2, across, in]`` to ``[4 down, 4 across, out]``.
+
+    And a number made of the points and of the products, see ``_in_rounds``.
+    """
     transforms = _BACKWARD if turned else _FORWARD
-    channels = x.shape[-1]
-    down, across = x.shape[0] // TILE, x.shape[1] // TILE
-    tops = jnp.stack([x[i : i + TILE * down - 3 : TILE] for i in range(WINDOW)])
-    windows = jnp.stack(
-        [tops[:, :, j : j + TILE * across - 3 : TILE] for j in range(WINDOW)], axis=1
-    )
+    _, height, across, channels = begun.shape
+    down = height // TILE
+    windows = jnp.stack([begun[:, i : i + TILE * down - 3 : TILE] for i in range(WINDOW)])
     points = _apply(transforms.tile, windows).reshape(WINDOW**2, down * across, channels)
     contract = ((2,), (2 if turned else 1,)), ((0,), (0,))
     products = jax.lax.dot_general(points, kernel, contract, precision=precision)
-    tiles = _apply(transforms.output, products).reshape(TILE, TILE, down, across, -1)
-    return tiles.transpose(2, 0, 3, 1, 4).reshape(TILE * down, TILE * across, -1)
+    both = np.kron(transforms.output, transforms.output)
+    tiles = _apply(both, products).reshape(TILE, TILE, down, across, -1)
+    tiles = tiles.transpose(2, 0, 3, 1, 4).reshape(TILE * down, TILE * across, -1)
+    return tiles, points[0, 0, 0] + products[0, 0, 0]
 
 
 def _apply(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """A matrix along both dimensions of a tile, whose elements come first in ``x``."""
-    both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
-    return jnp.matmul(both, x.reshape(both.shape[1], -1), precision="highest")
+    """A matrix along the first dimension of ``x``."""
+    product = jnp.matmul(
+        jnp.asarray(matrix, x.dtype), x.reshape(x.shape[0], -1), precision="highest"
+    )
+    return product.reshape(-1, *x.shape[1:])

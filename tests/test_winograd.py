@@ -1,5 +1,7 @@
 """Winograd's filtering against the oracle in float64, and as the network uses it."""
 
+import re
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -19,9 +21,14 @@ SIZES = [(1, 1), (2, 5), (4, 8), (7, 6), (9, 12), (11, 10)]
 
 @pytest.fixture
 def always(monkeypatch):
-    """However few channels and tiles, and in rounds of rows."""
+    """However few channels and tiles, and in rounds of rows, whatever the machine."""
     monkeypatch.setattr(winograd, "worthwhile", lambda *shape: True)
+    in_rounds(monkeypatch)
+
+
+def in_rounds(monkeypatch):
     monkeypatch.setattr(winograd, "MANY", 0)
+    monkeypatch.setattr(winograd, "_cores", lambda: 2)
 
 
 def operation(padding):
@@ -69,18 +76,16 @@ def test_accelerators_convolve(rng, always):
     [
         {"CACHED": 0, "STRIP": 1},
         {"CACHED": 0, "STRIP": 6000},
-        {"_at_once": lambda: 1},
-        {"_at_once": lambda: 4},
-        {"_at_once": lambda: 5},
-        {"_at_once": lambda: 16},
-        {"_at_once": lambda: 4, "FEW": 1000},
-        {"_at_once": lambda: 4, "FEW": 1},
+        {"FEW": 2**20},  # two rows for each part
+        {"FEW": 1728},  # one: its four tiles are windows of 1728 numbers
+        {"FEW": 4000},  # in pieces of two tiles
+        {"FEW": 1},  # and of one
     ],
 )
 def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
     """Strips, rounds of some rows, and rows in pieces, written over what they are made of or not.
 
-    Seven rows of four tiles: none of the rounds is even but that of one row each.
+    Seven rows of four tiles, so that no round is even.
     """
     x, kernel = jnp.asarray(rng.normal(size=(27, 14, 3))), rng.normal(size=(3, 3, 3, outputs))
     evaluated = winograd.evaluate_kernel(jnp.asarray(kernel))
@@ -88,7 +93,7 @@ def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
     monkeypatch.setattr(winograd, "CACHED", 0)
     whole = winograd.correlate(x, evaluated, turned=turned)
     monkeypatch.undo()
-    monkeypatch.setattr(winograd, "MANY", 0)
+    in_rounds(monkeypatch)
     for name, value in way.items():
         monkeypatch.setattr(winograd, name, value)
     assert_allclose(winograd.correlate(x, evaluated, turned=turned), whole, rtol=0, atol=1e-13)
@@ -96,19 +101,42 @@ def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
 
 def test_rounds_hold_a_few_tiles_at_once(monkeypatch):
     """No array as large as the windows of the whole picture, nor zeros made before the loop."""
-    monkeypatch.setattr(winograd, "_at_once", lambda: 4)
+    monkeypatch.setattr(winograd, "_cores", lambda: 2)
     x, kernel = jnp.ones((322, 214, 64)), jnp.ones((36, 64, 128))
-    program = jax.make_jaxpr(winograd.correlate)(x, kernel)
-    assert "f32[6,6,1,53,64]" in str(program)
+    program = jax.make_jaxpr(lambda x: winograd.correlate(x, kernel))(x)
+    assert "f32[6,6,2,53,64]" in str(program)
     assert "f32[6,6,80,53,64]" not in str(program)
     filled = [e.invars[0] for e in program.eqns if e.primitive.name == "broadcast_in_dim"]
     assert filled and not any(isinstance(x, jax.extend.core.Literal) for x in filled)
 
 
-@pytest.mark.parametrize("cores", [1, 2, 8, 64])
-def test_each_core_has_rows_of_its_own(monkeypatch, cores):
+@pytest.mark.parametrize("outputs", [64, 128])
+def test_parts_of_a_round_share_no_room(monkeypatch, outputs):
+    """What a part is made of is read once more where the round ends, so that it is kept till then.
+
+    Where XLA gave its room to the other part's results, the two would wait for each other.
+    """
+    monkeypatch.setattr(winograd, "_cores", lambda: 2)
+    x, kernel = jnp.ones((322, 214, 64)), jnp.ones((36, 64, outputs))
+    text = jax.jit(lambda x: winograd.correlate(x, kernel)).lower(x).compile().as_text()
+    [reads] = re.findall(r"dynamic-update-slice\S* = \S+ fusion\((.*?)\)", text)
+    # The room and where, and of each part the tiles, the products and the points.
+    assert reads.count("%") >= 2 + 2 * 3, reads
+
+
+@pytest.mark.parametrize(("cores", "rounds"), [(1, True), (2, True), (3, False), (16, False)])
+def test_more_than_two_cores_share_the_whole_picture(monkeypatch, cores, rounds):
     monkeypatch.setattr(winograd.os, "sched_getaffinity", lambda _: range(cores), raising=False)
-    assert winograd._at_once() == min(2 * cores, 16)
+    x, kernel = jnp.ones((322, 214, 64)), jnp.ones((36, 64, 64))
+    program = jax.make_jaxpr(lambda x: winograd.correlate(x, kernel))(x)  # traced for this test
+    assert ("scan" in str(program)) == rounds
+
+
+def test_what_is_not_finite_stays_so(monkeypatch):
+    """The number that keeps a round's room adds nothing to the other tiles but where it is none."""
+    in_rounds(monkeypatch)
+    x, kernel = jnp.ones((10, 10, 3)).at[0, 0, 0].set(jnp.inf), jnp.ones((36, 3, 3))
+    assert not jnp.isfinite(winograd.correlate(x, kernel)).all()
 
 
 def test_second_derivatives(rng, x64, always):
@@ -165,7 +193,7 @@ def test_which_kernels_are_evaluated():
 @pytest.mark.parametrize("padding", ["zero", "replicate-all", "circular"])
 def test_features_of_the_real_network(shared, real_params, monkeypatch, padding):
     """At a size with remainders at every layer; relative to each layer's largest activation."""
-    monkeypatch.setattr(winograd, "MANY", 0)  # narrow layers in rounds of rows
+    in_rounds(monkeypatch)  # the narrow layers
     photo = images.load(shared / "images" / "content" / "golden_gate.jpg").image
     photo = np.asarray(images.resize(photo, 133, 175))
     names = [n for n in vgg.layer_names(vgg.VGG19) if n.startswith("relu")]
