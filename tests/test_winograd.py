@@ -76,16 +76,16 @@ def test_accelerators_convolve(rng, always):
     [
         {"CACHED": 0, "STRIP": 1},
         {"CACHED": 0, "STRIP": 6000},
-        {"FEW": 2**20},  # two rows for each part
-        {"FEW": 1728},  # one: its four tiles are windows of 1728 numbers
-        {"FEW": 4000},  # in pieces of two tiles
-        {"FEW": 1},  # and of one
+        {"FEW": 2**20},  # rounds of two rows for each part
+        {"FEW": 3000},  # of one: a row of windows are 2592 bytes
+        {"FEW": 1500},  # in pieces of two tiles, the last of them half empty
+        {"FEW": 1},  # of one tile
     ],
 )
 def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
     """Strips, rounds of some rows, and rows in pieces, written over what they are made of or not.
 
-    Seven rows of four tiles, so that no round is even.
+    Seven rows of three tiles, so that no round is even.
     """
     x, kernel = jnp.asarray(rng.normal(size=(27, 14, 3))), rng.normal(size=(3, 3, 3, outputs))
     evaluated = winograd.evaluate_kernel(jnp.asarray(kernel))
