@@ -33,7 +33,7 @@ CACHED = 36 * 128 * 128 * 4
 MANY = 2**24
 FEW = 2**21
 STRIP = 2**27
-# Parts of a round: as many as there may be cores for rounds to be made at all.
+# Parts of a round, one for a core; with more cores no rounds are made.
 PARTS = 2
 
 _POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
