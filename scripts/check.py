@@ -19,10 +19,12 @@ CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 WORKERS = min(4, os.cpu_count() or 1)
 TESTS = ("pytest", "-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
 # XLA's older way to make kernels for CPUs takes less than half the time to compile for tiny arrays,
-# and leaving LLVM's optimizations out takes less still.
+# and leaving LLVM's optimizations out takes less still; so does a program in one part, where both
+# cores are at work on others.
 # Without fused multiply-adds, which AVX has not, two of its programs round the same sum alike, on
 # every processor. Tests of the real network and those that look at rounding run what users run.
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+QUICK += " --xla_cpu_parallel_codegen_split_count=1"
 if platform.machine().lower() in ("x86_64", "amd64"):
     QUICK += " --xla_cpu_max_isa=AVX"
 ROUNDS = (

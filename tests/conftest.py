@@ -13,6 +13,10 @@ from stylejax import vgg, weights
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tracing makes much that is no garbage, and looking through it was a twelfth of the tests' time.
+gc.freeze()
+gc.set_threshold(20_000)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

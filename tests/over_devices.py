@@ -6,9 +6,11 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,13 @@ from stylejax.optimizers import GradientDescent
 LAYERS = {"content_layers": ("relu3_1",), "style_layers": ("relu1_1", "relu2_1", "relu3_1")}
 WEIGHTS = LossWeights(1.0, 20.0, 0.5)
 STRIDE = 4
+
+
+def environment(count):
+    """Of a process with so many devices, which compiles as quickly as the one that starts it."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
 
 
 def network(widths=(4, 6, 8), *, seed=0):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import over_devices
 import pytest
 import typer.main
 from PIL import Image
@@ -426,11 +427,7 @@ assert cli.main(sys.argv[1:]) == 0
 print(sorted(len(devices) for devices in seen))
 """
     words = f"batch photos styles/s.png -o {{}} {SHARED} --optimizer lbfgs --together {{}}"
-    env = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(ROOT),
-    }
+    env = over_devices.environment(4) | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, *shlex.split(words.format("many", 3))],
         capture_output=True,

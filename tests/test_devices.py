@@ -5,32 +5,25 @@ CPU devices belong to a process: each test starts one (``over_devices.py``).
 """
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
+import over_devices
 import pytest
 
 from stylejax import Config, devices, halo, layers, traffic, vgg
 from stylejax.devices import Rows
 
-PROGRAM = Path(__file__).parent / "over_devices.py"
-FORCED = "--xla_force_host_platform_device_count=8"
-
-
-def environment(**more):
-    path = os.pathsep.join([str(PROGRAM.parents[1]), *sys.path])
-    return {**os.environ, "XLA_FLAGS": FORCED, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **more}
+PROGRAM = over_devices.__file__
 
 
 def with_eight(name):
     """What a function of over_devices.py returns."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), name],
-        env=environment(),
+        [sys.executable, PROGRAM, name],
+        env=over_devices.environment(8),
         capture_output=True,
         text=True,
         timeout=600,

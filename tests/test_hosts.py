@@ -1,20 +1,19 @@
 """Several hosts: two processes on this machine, with two forced devices each."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+import over_devices
 import pytest
 
 from stylejax import cli, hosts, images, saves
 
-PROGRAM = Path(__file__).parent / "over_devices.py"
+PROGRAM = over_devices.__file__
 COMMAND = "import sys; from stylejax import cli, hosts; hosts.HEARTBEAT = 5; sys.exit(cli.main())"
 # The disk is full when the run has taken its first step.
 FULL = """
@@ -36,12 +35,10 @@ def free_port():
 
 
 def start(*words, devices=2, **more):
-    path = os.pathsep.join([str(PROGRAM.parents[1]), *sys.path])
-    forced = f"--xla_force_host_platform_device_count={devices}"
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": path, "XLA_FLAGS": forced, **quick},
+        env=over_devices.environment(devices) | quick,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

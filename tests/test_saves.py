@@ -1,7 +1,6 @@
 """Saves: exact, the last two, whole or not at all, and nothing else in the folder touched."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import over_devices
 import pytest
 
 from stylejax import record, saves
@@ -207,8 +207,7 @@ np.testing.assert_array_equal(back["z"], state["z"])
 
 
 def test_states_over_several_devices_and_orbax_only_where_it_is_used(tmp_path):
-    flags = "--xla_force_host_platform_device_count=2"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SHARDED, str(tmp_path)]
+    env = over_devices.environment(2)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
