@@ -681,8 +681,11 @@ def run() -> None:
     A picture's run that was asked to stop leaves without waiting for programs that are still being
     compiled, which nobody can interrupt; on a GPU that takes up to a minute.
     """
-    # What was imported stays: no use in looking through it whenever a program is traced.
+    # What was imported stays, and most of what tracing makes is no garbage: no use in looking
+    # through it a thousand times.
     gc.freeze()
+    gc.set_threshold(50_000)
+    gc.enable()  # scripts/stylize.py imports without
     status = main()
     one_picture = not COMMANDS.keys() & sys.argv[1:2]
     if status >= _STOPPED and one_picture and not hosts.several():

@@ -1,5 +1,6 @@
 """How the command goes through a run, and how it leaves."""
 
+import gc
 import math
 import os
 import sys
@@ -60,3 +61,16 @@ def test_a_picture_s_run_that_was_told_to_stop_waits_for_nothing(
         cli.run()
     assert end.value.code == status
     assert left == [status] * at_once
+
+
+def test_garbage_is_looked_for_in_a_run_if_not_in_what_was_imported(monkeypatch):
+    """``scripts/stylize.py`` imports without."""
+    looked = []
+    monkeypatch.setattr(cli, "main", lambda: looked.append(gc.isenabled()) or 0)
+    gc.disable()
+    try:
+        with pytest.raises(SystemExit):
+            cli.run()
+    finally:
+        gc.enable()
+    assert looked == [True]
