@@ -1,4 +1,4 @@
-"""What tests/test_devices.py runs in processes of their own: one of several devices or hosts.
+"""Processes of several devices or hosts: what they are started with, and what most of them run.
 
 ``python over_devices.py NAME ...`` prints one JSON value as its last line.
 """
