@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import jax
 
-from stylejax import allocator, devices, vgg, weights
+from stylejax import allocator, devices, traces, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
@@ -38,7 +38,7 @@ def keep() -> None:
 
     The small ones too: a run has dozens, which together take a second to compile.
     """
-    folder = weights.cache_folder() / "compiled"
+    folder = traces.compiled_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

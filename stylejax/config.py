@@ -5,9 +5,9 @@ without compiling are ``objective.LossWeights``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 from jax.sharding import Mesh
@@ -20,6 +20,16 @@ from stylejax.statistics import RELATIVE_GRAM, Statistic
 
 ContentLoss = losses.ContentLoss | Callable[[jax.Array, jax.Array], jax.Array]
 Precision = Literal["highest", "high", "default", "bfloat16"]
+# What says which scales there are, and how many steps each takes.
+_OF_THE_PYRAMID = (
+    "steps",
+    "coarse_steps",
+    "first_steps",
+    "scales",
+    "smallest",
+    "scale_sizes",
+    "steps_per_scale",
+)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -300,15 +310,23 @@ class Config:
         return devices.Rows(self.mesh, height, vgg.minimum_size(self.layers)).each
 
     def at(self, size: tuple[int, int]) -> "Config":
-        """The config of a scale: the same, where there is no mesh."""
+        """The config of a scale: what its programs are made of, and nothing of the others.
+
+        Runs of more steps, or of other scales besides, share its programs.
+
+        >>> Config(steps=5, scales=3).at((256, 512)) == Config().at((256, 512))
+        True
+        """
+        usual: Any = {f.name: f.default for f in fields(self) if f.name in _OF_THE_PYRAMID}
+        own = replace(self, **usual)
         rows = self.spread(size[0])
         if rows is None:
-            return self
+            return own
         optimizer = self.optimizer
         if isinstance(optimizer, GradientDescent):  # it counts the numbers of z, padded ones too
             share = rows.padded / rows.height
             optimizer = replace(optimizer, full_from=optimizer.full_from * share)
-        return replace(self, height=size[0], optimizer=optimizer)
+        return replace(own, height=size[0], optimizer=optimizer)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -17,6 +17,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "rows"
 
 
+def current(mesh: Mesh | None) -> Any:
+    """The device where a run is; of several, the first."""
+    if mesh is not None:
+        return mesh.devices.flat[0]
+    named = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.devices(named)[0] if named is None or isinstance(named, str) else named
+
+
 def mesh(count: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A row of devices to give to ``Config(mesh=...)``.
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
-from stylejax import allocator, canvas, devices, effort, images, vgg
+from stylejax import allocator, canvas, devices, effort, images, traces, vgg
 from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossTerms, LossWeights, Targets, evaluate, make_targets
@@ -138,8 +139,8 @@ def _prepare(
     return placed(state, config), _placed_targets(targets, config)
 
 
-_jit_prepare = partial(jax.jit, _prepare, static_argnames=("size", "config"))
-prepare = _jit_prepare()
+_PREPARE: Any = dict(static_argnames=("size", "config"))
+prepare = jax.jit(_prepare, **_PREPARE)
 
 
 def begun(
@@ -266,10 +267,8 @@ def _steps(
 
 # For the host's loop: the old state's buffers hold the new one. Not under vmap, where the two
 # may differ in size.
-_jit_advance = partial(
-    jax.jit, _steps, static_argnames=("length", "config"), donate_argnames=("state",)
-)
-advance = _jit_advance()
+_ADVANCE: Any = dict(static_argnames=("length", "config"), donate_argnames=("state",))
+advance = jax.jit(_steps, **_ADVANCE)
 
 
 # Up to so many pixels a program compiled in haste loses less time than it saves.
@@ -291,7 +290,9 @@ def programs(config: Config, *, hurried: bool = False) -> Programs:
       hurried: whether somebody waits for them, and they are soon through.
     """
     ways = (effort.AT_ONCE, effort.SELDOM) if hurried else (effort.SELDOM, effort.OFTEN)
-    return _compiled_with(*(effort.repaid(way, _device(config.mesh)) for way in ways))
+    device = devices.current(config.mesh)
+    once, often = (effort.repaid(way, device) for way in ways)
+    return _compiled_with(once, often, on=device if traces.keeping() and not config.mesh else None)
 
 
 def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Programs]:
@@ -301,11 +302,26 @@ def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Progra
 
 
 @cache
-def _compiled_with(once: effort.Options, often: effort.Options) -> Programs:
-    """The two with options for the compiler, which ``jax.jit`` refuses within another."""
+def _compiled_with(once: effort.Options, often: effort.Options, *, on: Any) -> Programs:
+    """The two with options for the compiler, which ``jax.jit`` refuses within another.
+
+    Args:
+      once: of what runs once; none, ``()``, where it is compiled as ``stylize`` has it.
+      often: of the steps.
+      on: the device where a run is whose traces are kept, or None. What JAX has kept a trace of
+        says where its results lie, and what comes after it is compiled for that.
+    """
+
+    def jitted(plain: Any, function: Any, how: dict[str, Any], options: effort.Options) -> Any:
+        if not (options or on):
+            return plain
+        if on:
+            function = traces.kept(function, static=how["static_argnames"])
+            how = how | dict(out_shardings=SingleDeviceSharding(on))
+        return jax.jit(function, **how, compiler_options=dict(options) or None)
+
     return Programs(
-        _jit_prepare(compiler_options=dict(once)) if once else prepare,
-        _jit_advance(compiler_options=dict(often)) if often else advance,
+        jitted(prepare, _prepare, _PREPARE, once), jitted(advance, _steps, _ADVANCE, often)
     )
 
 
@@ -419,18 +435,11 @@ def at_hand(params: vgg.Params, config: Config | None = None) -> vgg.Params:
     copied at every call of a compiled program; and with what CPUs are quicker with.
     """
     mesh = config.mesh if config else None
-    if effort.on_cpu(_device(mesh)):
+    if effort.on_cpu(devices.current(mesh)):
         params = vgg.evaluate_kernels(params)
     if mesh is not None:
         return devices.everywhere(params, devices.automatic(mesh))
     return on_device(params)
-
-
-def _device(mesh: jax.sharding.Mesh | None) -> Any:
-    """Where a run is, or the platform's name; of several devices the first."""
-    if mesh is not None:
-        return mesh.devices.flat[0]
-    return jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
 
 
 def on_device(params: vgg.Params) -> vgg.Params:

@@ -117,7 +117,7 @@ def correlate(
     down, across = -(-height // TILE), -(-width // TILE)
     bytes_per_row = WINDOW**2 * across * x.shape[-1] * x.dtype.itemsize
     large = down * bytes_per_row > MANY and kernel.size * kernel.dtype.itemsize <= CACHED
-    if large and _cores() <= PARTS:
+    if large and cores() <= PARTS:
         begin = partial(_begun, turned=turned)
         finish = partial(_finished, kernel=kernel, turned=turned, precision=precision)
         outputs = kernel.shape[1 if turned else 2]
@@ -173,7 +173,7 @@ def _in_rounds(
     return jax.lax.fori_loop(0, rounds * pieces, some, room)
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -28,7 +28,7 @@ def always(monkeypatch):
 
 def in_rounds(monkeypatch):
     monkeypatch.setattr(winograd, "MANY", 0)
-    monkeypatch.setattr(winograd, "_cores", lambda: 2)
+    monkeypatch.setattr(winograd, "cores", lambda: 2)
 
 
 def operation(padding):
@@ -101,7 +101,7 @@ def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
 
 def test_rounds_hold_a_few_tiles_at_once(monkeypatch):
     """No array as large as the windows of the whole picture, nor zeros made before the loop."""
-    monkeypatch.setattr(winograd, "_cores", lambda: 2)
+    monkeypatch.setattr(winograd, "cores", lambda: 2)
     x, kernel = jnp.ones((322, 214, 64)), jnp.ones((36, 64, 128))
     program = jax.make_jaxpr(lambda x: winograd.correlate(x, kernel))(x)
     assert "f32[6,6,2,53,64]" in str(program)
@@ -116,7 +116,7 @@ def test_parts_of_a_round_share_no_room(monkeypatch, outputs):
 
     Where XLA gave its room to the other part's results, the two would wait for each other.
     """
-    monkeypatch.setattr(winograd, "_cores", lambda: 2)
+    monkeypatch.setattr(winograd, "cores", lambda: 2)
     x, kernel = jnp.ones((322, 214, 64)), jnp.ones((36, 64, outputs))
     text = jax.jit(lambda x: winograd.correlate(x, kernel)).lower(x).compile().as_text()
     [reads] = re.findall(r"dynamic-update-slice\S* = \S+ fusion\((.*?)\)", text)
