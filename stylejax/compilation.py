@@ -16,7 +16,7 @@ from stylejax.config import Config
 from stylejax.guides import Guides
 from stylejax.objective import LossWeights
 from stylejax.optimizers import State
-from stylejax.scale import Array, Programs, described, gathered, picture
+from stylejax.scale import Array, Programs, described, gathered
 
 
 def by_library() -> None:
@@ -133,7 +133,7 @@ def _behind(
     state, targets = described(state, targets, config)
     given = (state, params, targets, loss_weights, 1)
     programs.advance.lower(*given, length=length, config=config).compile()
-    picture.lower(state, config=config).compile()
+    programs.picture.lower(state, config=config).compile()
     return state
 
 
@@ -166,7 +166,10 @@ def _submit(
     first = not isinstance(before, jax.ShapeDtypeStruct)
     given = (params, content, styles, before, loss_weights, key)
     trace = partial(programs.prepare.trace, *given, guides=guides, size=size, config=config)
-    traced = trace(carried=None) if first else None  # here, or both threads would do it
+    # Here, or both threads would do it; and lowered before the other one traces the steps, or the
+    # two would take turns until it has, and then compile both at the same time.
+    traced = trace(carried=None) if first else None
+    lowered = traced.lower() if traced else None
 
     def work() -> State:
         # Contexts are a thread's own.
@@ -186,6 +189,6 @@ def _submit(
         return state
 
     future = executor.submit(work)
-    if traced is not None:
-        traced.lower().compile()
+    if lowered:
+        lowered.compile()
     return future

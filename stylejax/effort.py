@@ -27,12 +27,12 @@ def on_cpu(device: Any) -> bool:
 
 
 def repaid(options: Options, device: Any) -> Options:
-    """The options where the device is a CPU and XLA knows them; or none."""
+    """Those of the options that XLA knows, where the device is a CPU; elsewhere none."""
     if not on_cpu(device) or jax.config.read("jax_disable_most_optimizations"):
         return ()
     said = os.environ.get("XLA_FLAGS", "")
     options = tuple(option for option in options if option[0] not in said)
-    return options if _known(options) else ()
+    return options if _known(options) else tuple(o for o in options if _known((o,)))
 
 
 @cache

@@ -145,8 +145,8 @@ def _tried(config: Config, params: vgg.Params, *, side: int) -> _Trial:
     z = jnp.asarray(np.random.default_rng(0).random(z.shape), z.dtype)
     state = jax.jit(partial(scale.begun, config=config))(z, params, targets, weights)
     given = (state, params, targets, weights)
-    stepping = scale.programs(config).advance
-    traced = stepping.lower(*given, 1, length=_STEPS, config=config)
+    ours = scale.programs(config)
+    traced = ours.advance.lower(*given, 1, length=_STEPS, config=config)
     began = time.perf_counter()
     advance = traced.compile()
     compiling = time.perf_counter() - began
@@ -155,7 +155,7 @@ def _tried(config: Config, params: vgg.Params, *, side: int) -> _Trial:
     began = time.perf_counter()
     state, _ = jax.block_until_ready(advance(state, *given[1:], _STEPS))
     evaluation = (time.perf_counter() - began) / max(1, int(state.evaluations) - before)
-    show = scale.picture.lower(state, config=config).compile()
+    show = ours.picture.lower(state, config=config).compile()
     jax.block_until_ready(show(state))
     began = time.perf_counter()
     jax.block_until_ready(show(state))

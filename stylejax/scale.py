@@ -271,15 +271,28 @@ _ADVANCE: Any = dict(static_argnames=("length", "config"), donate_argnames=("sta
 advance = jax.jit(_steps, **_ADVANCE)
 
 
+def _picture(state: State, *, config: Config) -> jax.Array:
+    """What the optimizer has come to, ``[h, w, 3]``, on every device."""
+    decoded = config.held.decode(state.best)
+    if config.rows is None:
+        return decoded
+    return devices.replicated(config.rows.crop(decoded), config.rows.mesh)
+
+
+_PICTURE: Any = dict(static_argnames=("config",))
+picture = jax.jit(_picture, **_PICTURE)
+
+
 # Up to so many pixels a program compiled in haste loses less time than it saves.
 _SMALL = 2**16
 
 
 class Programs(NamedTuple):
-    """What a host calls at a scale: ``prepare`` and ``advance``, compiled as its runs repay it."""
+    """What a host calls at a scale, each compiled as its runs repay it."""
 
     prepare: Any
     advance: Any
+    picture: Any
 
 
 def programs(config: Config, *, hurried: bool = False) -> Programs:
@@ -303,10 +316,10 @@ def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Progra
 
 @cache
 def _compiled_with(once: effort.Options, often: effort.Options, *, on: Any) -> Programs:
-    """The two with options for the compiler, which ``jax.jit`` refuses within another.
+    """Them with options for the compiler, which ``jax.jit`` refuses within another.
 
     Args:
-      once: of what runs once; none, ``()``, where it is compiled as ``stylize`` has it.
+      once: of what runs once or is little; none, ``()``, for what ``stylize`` calls.
       often: of the steps.
       on: the device where a run is whose traces are kept, or None. What JAX has kept a trace of
         says where its results lie, and what comes after it is compiled for that.
@@ -321,17 +334,10 @@ def _compiled_with(once: effort.Options, often: effort.Options, *, on: Any) -> P
         return jax.jit(function, **how, compiler_options=dict(options) or None)
 
     return Programs(
-        jitted(prepare, _prepare, _PREPARE, once), jitted(advance, _steps, _ADVANCE, often)
+        jitted(prepare, _prepare, _PREPARE, once),
+        jitted(advance, _steps, _ADVANCE, often),
+        jitted(picture, _picture, _PICTURE, once),
     )
-
-
-@partial(jax.jit, static_argnames="config")
-def picture(state: State, *, config: Config) -> jax.Array:
-    """What the optimizer has come to, ``[h, w, 3]``, on every device."""
-    decoded = config.held.decode(state.best)
-    if config.rows is None:
-        return decoded
-    return devices.replicated(config.rows.crop(decoded), config.rows.mesh)
 
 
 @partial(jax.jit, static_argnames=("steps", "config"))
@@ -393,7 +399,7 @@ def walk(
         yield Stretch(
             step=step,
             # A copy: the state's own buffers, which this may be one of, hold the next stretch.
-            image=np.array(picture(state, config=config)),
+            image=np.array(programs.picture(state, config=config)),
             terms=jax.tree.map(float, state.aux),
             rows=rows,
             evaluations=int(state.evaluations),
@@ -422,7 +428,7 @@ def forget(config: Config) -> None:
 
     What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
     """
-    for program in {picture, *programs(config), *programs(config, hurried=True)}:
+    for program in {*programs(config), *programs(config, hurried=True)}:
         program.clear_cache()
     gc.collect()
     allocator.give_back()

@@ -1,10 +1,12 @@
 """Kept traces: the same programs to the last bit, and never those of anything else."""
 
 import dataclasses
+from collections import Counter
 from functools import partial
 
 import jax
 import numpy as np
+import over_devices
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -118,7 +120,7 @@ def traced(params, config, *, size=SIZE, styles=1, guides=None, carried=None, we
 
 def test_is_the_same_program(params, folder, written):
     expected = last(params)  # traced and written
-    assert sorted(written) == ["prepare", "steps"] and len(list(folder.iterdir())) == 2
+    assert sorted(written) == ["picture", "prepare", "steps"] and len(list(folder.iterdir())) == 3
     another_process()
     jax.config.update("jax_enable_compilation_cache", False)  # as plain ones are: traced anew
     try:
@@ -138,14 +140,14 @@ def test_is_not_traced_again(params, folder, written, monkeypatch):
     monkeypatch.setattr(scale, "evaluate", never)
     monkeypatch.setattr(scale, "make_targets", never)
     same(last(params), expected)
-    assert len(written) == 2
+    assert len(written) == 3
 
 
 def test_of_several_scales_and_a_run_that_goes_on(params, folder, written):
     config = dataclasses.replace(CONFIG, scales=2, coarse_steps=2)
     run = partial(iterate, params, picture(0, *SIZE), [picture(1, 40, 28)], config=config)
     whole = [p.image for p in run(loss_weights=WEIGHTS, every=1)]
-    assert len(written) == 4
+    assert len(written) == 6
     another_process()
     for progress in run(loss_weights=WEIGHTS, every=1):
         if (progress.scale, progress.step) == (1, 1):
@@ -153,8 +155,18 @@ def test_of_several_scales_and_a_run_that_goes_on(params, folder, written):
             break
     another_process()
     rest = [p.image for p in run(loss_weights=WEIGHTS, every=1, resume=place)]
-    assert len(written) == 4
+    assert len(written) == 6
     same(rest[1:], whole[-2:])
+
+
+@pytest.mark.parametrize("optimizer", [Lbfgs(), Adam()], ids=["lbfgs", "adam"])
+def test_each_is_compiled_once_for_a_scale(optimizer, params, folder):
+    """Ahead, from shapes alone, as what comes of the scale before and of ``prepare`` then is."""
+    carry = isinstance(optimizer, Adam)
+    config = dataclasses.replace(CONFIG, scales=2, optimizer=optimizer, carry=carry)
+    compiled, _ = over_devices.compilations(partial(last, params, config))
+    ours = {f"jit({name})" for name in ("_prepare", "_steps", "_picture")}
+    assert Counter(name for name in compiled if name in ours) == dict.fromkeys(ours, 2)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -367,11 +379,11 @@ def test_a_damaged_file_is_made_anew(damage, params, folder, written):
             path.write_bytes(content[:-100] if damage == "shorter" else other)
     another_process()
     same(last(params), expected)
-    assert len(written) == 4
+    assert len(written) == 6
     if damage != "folder":
         another_process()
         same(last(params), expected)
-        assert len(written) == 4
+        assert len(written) == 6
 
 
 def test_where_it_cannot_be_written_it_is_traced(params, folder, written):
@@ -382,7 +394,7 @@ def test_where_it_cannot_be_written_it_is_traced(params, folder, written):
     folder.write_bytes(b"")
     another_process()
     same(last(params), expected)
-    assert len(written) == 4
+    assert len(written) == 6
 
 
 def test_what_cannot_be_exported_is_traced(params, folder, monkeypatch):
