@@ -92,7 +92,7 @@ def crop(rng: np.random.Generator, pictures: np.ndarray, size: int) -> np.ndarra
     sometimes with other contrast or with white noise mixed in.
     """
     picture = pictures[rng.integers(len(pictures))]
-    side = min(round(size / rng.choice([0.6, 1.0, 1.4, 2.0])), len(picture))
+    side = min(round(size / float(rng.choice([0.6, 1.0, 1.4, 2.0]))), len(picture))
     top, left = rng.integers(0, len(picture) - side + 1, 2)
     part = Image.fromarray(picture[top : top + side, left : left + side])
     scaled = part.resize((size, size), Image.Resampling.LANCZOS)

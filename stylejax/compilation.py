@@ -161,8 +161,8 @@ def _submit(
     begun: threading.Event,
 ) -> Future[State]:
     """One scale's programs. The first scale's are needed at once: both threads compile them."""
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    settings: Any = jax.config
+    device, wide = settings.jax_default_device, settings.jax_enable_x64
     first = not isinstance(before, jax.ShapeDtypeStruct)
     given = (params, content, styles, before, loss_weights, key)
     trace = partial(programs.prepare.trace, *given, guides=guides, size=size, config=config)

@@ -21,7 +21,8 @@ def current(mesh: Mesh | None) -> Any:
     """The device where a run is; of several, the first."""
     if mesh is not None:
         return mesh.devices.flat[0]
-    named = jax.config.jax_default_device  # type: ignore[attr-defined]
+    settings: Any = jax.config
+    named = settings.jax_default_device
     return jax.devices(named)[0] if named is None or isinstance(named, str) else named
 
 

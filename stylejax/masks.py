@@ -175,7 +175,7 @@ def palette(picture: np.ndarray, name: str) -> np.ndarray:
     order = np.argsort(-counts, kind="stable")
     often = counts[order] >= LEAST * counts.sum()
     colours = found[order][often]
-    covered = counts[order][often].sum() / counts.sum()
+    covered = float(counts[order][often].sum()) / float(counts.sum())
     if len(colours) > MOST_REGIONS or covered < 0.8:
         raise ValueError(
             f"{name} has {len(found)} colours, which are no regions; paint at most {MOST_REGIONS} "

@@ -145,7 +145,8 @@ def batches(
     alike: dict[Any, list[int]] = {}
     for place, cell in enumerate(cells):
         alike.setdefault(_program(cell), []).append(place)
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    settings: Any = jax.config
+    device = settings.jax_default_device
     made = []
     for places in alike.values():
         varied = _varied([cells[place] for place in places], varying)

@@ -46,9 +46,9 @@ def compiled_folder() -> Path:
 
 def keeping() -> bool:
     """Whether this process keeps them."""
-    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    return bool(enabled) and folder == str(compiled_folder())
+    settings: Any = jax.config
+    there = settings.jax_compilation_cache_dir == str(compiled_folder())
+    return bool(settings.jax_enable_compilation_cache) and there
 
 
 def kept(function: Callable[..., Any], *, static: Sequence[str]) -> Callable[..., Any]:

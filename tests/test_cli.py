@@ -90,7 +90,7 @@ def test_small_programs_are_kept_too(run, tmp_path):
     compilation_cache.reset_cache()  # its folder was that of the test before
     assert run("--size", "31")[0] == 0
     kept = [file.name for file in (tmp_path / "cache" / "compiled").iterdir()]
-    assert {"jit__resize", "jit_picture"} <= {name.split("-")[0] for name in kept}
+    assert {"jit__resize", "jit__picture"} <= {name.split("-")[0] for name in kept}
 
 
 def test_photorealism(run):

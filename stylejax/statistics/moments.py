@@ -22,7 +22,8 @@ def gram(features: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     With a weight ``[h, w]``, ``sum_k t_k F_ik F_jk``. On GPUs products are TF32 where
     ``jax.default_matmul_precision`` is ``"tensorfloat32"``.
     """
-    quick = jax.config.jax_default_matmul_precision == "tensorfloat32"  # type: ignore[attr-defined]
+    settings: Any = jax.config
+    quick = settings.jax_default_matmul_precision == "tensorfloat32"
     return _gram(features, weight, quick)
 
 
