@@ -33,6 +33,7 @@ from stylejax.files import replacing
 _TRACING = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy")
 # What a static value may be made of, besides records and functions of this package.
 _PLAIN = (type(None), bool, int, float, str)
+_FOLDER = Path(__file__).parent
 
 
 class _Unknown(Exception):
@@ -98,11 +99,10 @@ def _name(
 @cache
 def _packages() -> list[Any]:
     """What there is to trace, and what traces it: this package's sources, the others' versions."""
-    folder = Path(__file__).parent
     sources = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(_FOLDER.rglob("*.py")):
         text = path.read_bytes()
-        sources.update(f"{path.relative_to(folder)} {len(text)};".encode())
+        sources.update(f"{path.relative_to(_FOLDER)} {len(text)};".encode())
         sources.update(text)
     others = [importlib.metadata.version(name) for name in _TRACING]
     return [sources.hexdigest(), platform.python_version(), *others]
@@ -120,33 +120,31 @@ def _told(value: Any) -> Any:
     if kind in (tuple, list):
         return [kind.__name__, *map(_told, value)]
     if kind is partial:
-        return [
-            "partial",
-            _told(value.func),
-            _told(value.args),
-            _told(sorted(value.keywords.items())),
-        ]
+        parts = (value.func, value.args, sorted(value.keywords.items()))
+        return ["partial", *map(_told, parts)]
     fields = getattr(kind, "__dataclass_fields__", getattr(kind, "_fields", None))
-    if fields is not None and _is_ours(kind.__module__):
-        own = [_told(getattr(value, name)) for name in fields]
-        return [f"{kind.__module__}.{kind.__qualname__}", *own]
-    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
-    if not _is_ours(module):
+    if fields is not None and (name := _place(kind)):
+        return [name, *(_told(getattr(value, field)) for field in fields)]
+    if name := _place(value):
+        return name
+    if not isinstance(value, FunctionType):
         raise _Unknown(repr(value))
-    if getattr(sys.modules[module], name, None) is value:
-        return f"{module}.{name}"
-    if kind is not FunctionType:
+    code, file = value.__code__, Path(value.__code__.co_filename)
+    if _FOLDER not in file.parents:
         raise _Unknown(repr(value))
-    # Made within another function, of what it has from there.
+    # A function of ours that another one has made, of what it has from there.
+    where = [str(file.relative_to(_FOLDER)), code.co_firstlineno]
     bound = [cell.cell_contents for cell in value.__closure__ or ()]
     defaults = [value.__defaults__, sorted((value.__kwdefaults__ or {}).items())]
-    code = value.__code__.co_code.hex()
-    return [module, name, value.__code__.co_firstlineno, code, _told(bound), _told(defaults)]
+    return [*where, code.co_code.hex(), _told(bound), _told(defaults)]
 
 
-def _is_ours(module: Any) -> bool:
-    """Whether a module is in this package, whose sources are known."""
-    return isinstance(module, str) and module.partition(".")[0] == __package__
+def _place(value: Any) -> str:
+    """Where in this package a class or function is; empty for what is not found there."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if not isinstance(module, str) or module.partition(".")[0] != __package__:
+        return ""
+    return f"{module}.{name}" if getattr(sys.modules.get(module), name, None) is value else ""
 
 
 def _written(path: Path, whole: Callable[..., Any], leaves: Sequence[Any], tree: Any) -> Any:
