@@ -34,7 +34,7 @@ def by_library() -> None:
 
 
 def keep() -> None:
-    """Compiled programs stay in the user's cache folder, so that the next run starts sooner.
+    """Compiled programs, and their traces, stay in the user's cache folder: the next run is sooner.
 
     The small ones too: a run has dozens, which together take a second to compile.
     """
