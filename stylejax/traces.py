@@ -1,10 +1,10 @@
 """Programs as they were traced, kept beside the compiled ones, so that no later run traces them.
 
-JAX finds a compiled program by its text, and tracing a scale's functions for that text takes longer
-than reading the program and, with kept programs, longer than anything else before a first picture
-(docs/performance.md). So the text is kept as well, by ``jax.export``, under a hash of all that it
-was made of: this package's sources, the versions of what traces it, JAX's settings, the cores that
-the process has, everything static, and the shapes of the arguments.
+JAX finds a compiled program by its text, and tracing a scale's functions for that text took longer
+than reading the program, and half of the time to a first picture (docs/performance.md). So the text
+is kept as well, by ``jax.export``, under a hash of all that it was made of: this package's sources,
+the versions of what traces it, JAX's settings, the cores that the process has, everything static,
+and the shapes of the arguments.
 
 That holds where nothing of this package was replaced since it was imported, as nothing is by the
 command. So traces are kept where ``compilation.keep`` has set JAX's folder of compiled programs,
@@ -46,10 +46,10 @@ def compiled_folder() -> Path:
 
 
 def keeping() -> bool:
-    """Whether this process keeps them."""
+    """Whether this process keeps them; of several that share a run each traces its own."""
     settings: Any = jax.config
     there = settings.jax_compilation_cache_dir == str(compiled_folder())
-    return bool(settings.jax_enable_compilation_cache) and there
+    return bool(settings.jax_enable_compilation_cache) and there and jax.process_count() == 1
 
 
 def kept(function: Callable[..., Any], *, static: Sequence[str]) -> Callable[..., Any]:
@@ -70,10 +70,10 @@ def kept(function: Callable[..., Any], *, static: Sequence[str]) -> Callable[...
         leaves, tree = jax.tree.flatten((args, named))
         try:
             path = compiled_folder() / "traced" / _name(function, fixed, leaves, tree)
-            program, form = _read(path) or _written(path, whole, leaves, tree)
+            program, structure = _read(path) or _written(path, whole, leaves, tree)
         except Exception:  # whatever cannot be kept is traced where it stands
             return whole(*args, **named)
-        return jax.tree.unflatten(_structure(form), program.call(*leaves))
+        return jax.tree.unflatten(structure, program.call(*leaves))
 
     return found
 
@@ -149,24 +149,26 @@ def _place(value: Any) -> str:
 
 def _written(path: Path, whole: Callable[..., Any], leaves: Sequence[Any], tree: Any) -> Any:
     """Traces the function and writes what it came to; as ``_read``."""
-    forms: list[Any] = []
+    made: list[Any] = []
 
     def flat(*leaves: Any) -> list[Any]:
         args, named = jax.tree.unflatten(tree, leaves)
-        made = whole(*args, **named)
-        forms.append(_form(made))
-        return jax.tree.leaves(made)
+        results = whole(*args, **named)
+        made[:] = _form(results), jax.tree.structure(results)
+        return jax.tree.leaves(results)
 
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in leaves]
     program = export.export(jax.jit(flat), platforms=[_platform()])(*shapes)
-    form = json.dumps(forms[-1]).encode()
+    form, structure = json.dumps(made[0]).encode(), made[1]
+    if _structure(form) != structure:
+        raise _Unknown(repr(structure))
     content = form + b"\n" + program.serialize()
     try:
         with replacing(path) as file:
             file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     except OSError:
         pass  # the next run traces it again
-    return program, forms[-1]
+    return program, structure
 
 
 def _platform() -> str:
@@ -176,7 +178,7 @@ def _platform() -> str:
 
 
 def _read(path: Path) -> Any:
-    """What was written, a program of leaves and the form of its results; None where it is not."""
+    """What was written, a program of leaves and its results' structure; None where it is not."""
     try:
         digest, _, content = path.read_bytes().partition(b"\n")
     except OSError:
@@ -184,7 +186,7 @@ def _read(path: Path) -> Any:
     if hashlib.sha256(content).hexdigest().encode() != digest:
         return None
     form, _, program = content.partition(b"\n")
-    return export.deserialize(bytearray(program)), json.loads(form)
+    return export.deserialize(bytearray(program)), _structure(form)
 
 
 def _form(tree: Any) -> Any:
@@ -201,12 +203,13 @@ def _form(tree: Any) -> Any:
     raise _Unknown(repr(kind))
 
 
-def _structure(form: Any) -> Any:
-    """The structure that ``_form`` tells."""
-    return jax.tree.structure(_tree(form))
+def _structure(form: bytes) -> Any:
+    """The structure of the pytree that ``_form`` tells of."""
+    return jax.tree.structure(_tree(json.loads(form)))
 
 
 def _tree(form: Any) -> Any:
+    """The pytree that ``_form`` tells of, a 0 for each leaf."""
     if not isinstance(form, dict):
         return form
     ((kind, parts),) = form.items()

@@ -104,7 +104,7 @@ def same(one, other):
 
 
 def traced(params, config, *, size=SIZE, styles=1, guides=None, carried=None, weights=WEIGHTS):
-    """Both programs of a scale, traced."""
+    """The two large programs of a scale, traced."""
     ours = scale.programs(config)
     painted = [picture(n, 40, 28) for n in range(styles)] if config.style_layers else []
     given = (params, picture(0, *size), painted, None, weights, jax.random.key(0))
@@ -322,9 +322,38 @@ def test_other_surroundings_are_another_trace(params, folder, monkeypatch):
     assert [len(some) for some in found] == [2, 2, 2, 2, 1, 2, 2, 2, 2]
 
 
-def test_sources_are_read_whole():
-    digest, *versions = traces._packages()
-    assert len(digest) == 64 and jax.__version__ in versions
+def test_other_sources_are_another_trace(tmp_path, monkeypatch):
+    assert jax.__version__ in traces._packages()
+    monkeypatch.setattr(traces, "_FOLDER", tmp_path)
+    (tmp_path / "below").mkdir()
+    found = []
+    for name, text in (
+        ("one.py", "a = 1"),
+        ("one.py", "a = 2"),
+        ("below/two.py", ""),
+        ("below/two.py", "b"),
+        ("three.txt", "no source"),
+    ):
+        (tmp_path / name).write_text(text)
+        found.append(traces._packages.__wrapped__())
+    assert found[-1] == found[-2] and len(set(map(str, found))) == 4
+
+
+def test_results_that_a_file_cannot_tell_of_are_not_kept(folder, monkeypatch, tmp_path):
+    """Keys that JSON makes others of, and records of another kind than a tuple with names."""
+    ways = [lambda x: {(1, 2): x}, lambda x: jax.tree_util.Partial(x)]
+    for number, whole in enumerate(ways):
+        (leaf,) = jax.make_jaxpr(lambda x: x)(1.0).in_avals
+        path = tmp_path / str(number)
+        with pytest.raises((traces._Unknown, TypeError)):
+            traces._written(path, whole, [leaf], jax.tree.structure(((0,), {})))
+        assert not path.exists()
+
+
+def test_of_several_processes_none_keeps(folder, monkeypatch):
+    assert traces.keeping()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert not traces.keeping()
 
 
 class Mine(statistics.Statistic):
