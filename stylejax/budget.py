@@ -98,7 +98,7 @@ def need(config: Config, size: tuple[int, int], params: vgg.Params, *, device: A
     )
     cut = config.strip_rows(*size) is not None
     programs = 1 if cut else len(config.sizes(*size))
-    activations = _activations(config, size, params, architecture, lanes(device))
+    activations = _activations(config, size, params, architecture, device)
     activations *= (count if cut else 1) / shares
     return Need(
         program=_BASE + programs * _PROGRAMS,
@@ -126,17 +126,25 @@ def _activations(
     size: tuple[int, int],
     params: vgg.Params,
     architecture: vgg.Architecture,
-    lanes: int,
+    device: Any,
 ) -> float:
     """Of the picture as a whole, over all devices; in strips, on one of them."""
     width = 2 if vgg.narrow(config.precision) else _FLOAT
+    cut = cut_of(params, size, config)
+    # CPUs keep the numbers themselves of a whole picture's smaller layers.
+    signs = None if cut is None and device.platform == "cpu" else 1
 
     def whole(size: tuple[int, int]) -> float:
         return _SCHEDULE * memory.activation_bytes(
-            size, config.layers, architecture, lanes=lanes, pool=config.pool, width=width
+            size,
+            config.layers,
+            architecture,
+            lanes=lanes(device),
+            pool=config.pool,
+            signs=signs,
+            width=width,
         )
 
-    cut = cut_of(params, size, config)
     if cut is None:
         return whole(size)
     part = (cut.stages["input"].rows, size[1])

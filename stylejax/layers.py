@@ -301,27 +301,43 @@ def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precisi
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
-# From this many numbers on a ReLU's signs are worth a pass of their own.
-_LARGE = 2**20
+# Of a layer of more numbers a ReLU keeps the signs alone; of more than the second where memory
+# counts more than time. Making them takes up to a sixth of an evaluation (docs/performance.md).
+_LARGE, _LARGE_SPARING = 2**24, 2**20
 
 
-@jax.custom_vjp
-def rectify(x: jax.Array) -> jax.Array:
-    """``max(x, 0)``, with the gradient 0 at 0; of ``x`` only the signs are kept for it."""
+def keeps_signs(count: int, *, sparing: bool = False) -> bool:
+    """Whether ``rectify`` keeps a byte of each of so many numbers on CPU, and not the number."""
+    return count > (_LARGE_SPARING if sparing else _LARGE) and count % 2 == 0
+
+
+def rectify(x: jax.Array, *, sparing: bool = False) -> jax.Array:
+    """``max(x, 0)``, with the gradient 0 at 0.
+
+    Args:
+      x: features.
+      sparing: whether memory counts more than time: of smaller layers too, ``keeps_signs``, only
+        the signs are then kept for the gradient.
+    """
+    return _rectify(x, keeps_signs(x.size, sparing=sparing))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _rectify(x: jax.Array, by_signs: bool) -> jax.Array:
     return jnp.maximum(x, 0)
 
 
-def _rectify_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    positive = _signs(x)
+def _rectify_forward(x: jax.Array, by_signs: bool) -> tuple[jax.Array, jax.Array]:
+    positive = _signs(x) if by_signs else x > 0
     # The same number either way; this way the signs come first, and ``x`` is soon forgotten.
-    return jnp.where(positive, x, rectify(x)), positive
+    return jnp.where(positive, x, _rectify(x, by_signs)), positive
 
 
-def _rectify_backward(positive: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+def _rectify_backward(by_signs: bool, positive: jax.Array, cotangent: jax.Array) -> tuple[Any]:
     return (jnp.where(positive, cotangent, 0),)
 
 
-rectify.defvjp(_rectify_forward, _rectify_backward)
+_rectify.defvjp(_rectify_forward, _rectify_backward)
 
 
 def _signs(x: jax.Array) -> jax.Array:
@@ -333,12 +349,7 @@ def _signs(x: jax.Array) -> jax.Array:
     def halves(x: jax.Array) -> jax.Array:
         return jax.lax.map(lambda half: half > 0, x.reshape(2, -1)).reshape(x.shape)
 
-    def plain(x: jax.Array) -> jax.Array:
-        return x > 0
-
-    if x.size < _LARGE or x.size % 2:
-        return plain(x)
-    return jax.lax.platform_dependent(x, cpu=halves, default=plain)
+    return jax.lax.platform_dependent(x, cpu=halves, default=lambda x: x > 0)
 
 
 def _windows(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from stylejax import vgg
-from stylejax.layers import average_pool, average_pool_doubled
+from stylejax.layers import average_pool, average_pool_doubled, keeps_signs
 
 TPU_LANES = 128
 # Their gradients need none of what went in.
@@ -69,12 +69,12 @@ def activation_bytes(
     *,
     lanes: int = 1,
     pool: vgg.Pool = average_pool,
-    signs: int = 1,
+    signs: int | None = None,
     width: int = 4,
 ) -> int:
     """What the activations of one evaluation with its gradient take at the most, in bytes.
 
-    That is what the way back needs, the sign of every ReLU's input, the features that terms compare
+    That is what the way back needs, every ReLU's input or its sign, the features that terms compare
     and, but for average pooling, what went into each pooling; and beside it the cotangents of the
     convolution at which two of them are largest. Weights, targets, a convolution's own workspace
     and the optimizer's memory come on top.
@@ -86,14 +86,14 @@ def activation_bytes(
       lanes: what channels are padded to: 1 on CPU and GPU, ``TPU_LANES`` on a TPU.
       pool: as in ``Config``.
       signs: bytes that are kept of a ReLU's input: 1 for its sign; 4 where the compiler keeps the
-        number, of which nothing here can keep it.
+        number, of which nothing here can keep it; None is what CPUs keep, ``layers.keeps_signs``.
       width: bytes of a feature, 2 of bfloat16's.
 
     Raises:
       ValueError: an unknown layer, or none.
 
     >>> round(activation_bytes((1024, 1024), ("relu1_1", "relu5_1")) / 2**20)  # megabytes
-    1066
+    1360
     """
     if not layers:
         raise ValueError("layers is empty; without a term at a layer there are no activations")
@@ -105,7 +105,9 @@ def activation_bytes(
         if pooled and pool not in _LINEAR:
             kept += width * before.numbers(lanes)
         if not pooled:
-            kept += signs * stage.numbers(lanes)
+            count = stage.numbers(lanes)
+            each = signs or (1 if keeps_signs(count) else width)
+            kept += each * count
         for layer in {stage.layer, stage.layer.replace("relu", "conv")} & compared:
             seen = stage._replace(channels=widths.get(layer, stage.channels))
             kept += width * seen.numbers(lanes)

@@ -196,6 +196,8 @@ def test_a_vmapped_run_is_each_ones_own(rng):
 def test_half_the_memory():
     layers = ("relu1_1", "relu5_1")
     whole, half = (memory.activation_bytes((512, 384), layers, width=w) for w in (4, 2))
+    assert half == whole / 2
+    whole, half = (memory.activation_bytes((512, 384), layers, signs=1, width=w) for w in (4, 2))
     signs = sum(
         s.numbers(1) for s in memory.stages((512, 384), layers) if s.layer.startswith("relu")
     )

@@ -28,20 +28,34 @@ def test_a_case_by_hand():
     compared = 4 * (64 * 4 + 16 * 6)
     cotangents = 4 * (64 * 3 + 64 * 4)
     asked = ("relu1_1", "relu2_1")
-    assert memory.activation_bytes((8, 8), asked, SMALL) == signs + compared + cotangents
+    peak = memory.activation_bytes((8, 8), asked, SMALL, signs=1)
+    assert peak == signs + compared + cotangents
     # Maximum pooling keeps what went into it; a compiler may keep whole numbers of ReLUs.
     peak = memory.activation_bytes((8, 8), asked, SMALL, pool=layers.max_pool, signs=4)
     assert peak == 4 * signs + compared + cotangents + 4 * 64 * 4
     # Two convolutions of one width: the second has more to do with than the first.
-    deep = memory.activation_bytes((8, 8), ("relu1_2",), vgg.Architecture((2,), (4,)))
+    deep = memory.activation_bytes((8, 8), ("relu1_2",), vgg.Architecture((2,), (4,)), signs=1)
     assert deep == 2 * 64 * 4 + 4 * 64 * 4 + 4 * 2 * 64 * 4
+
+
+def test_cpus_keep_the_signs_of_large_layers_alone():
+    assert memory.activation_bytes((8, 8), ("relu2_1",), SMALL) == memory.activation_bytes(
+        (8, 8), ("relu2_1",), SMALL, signs=4
+    )
+    # relu1_1 has 2^24 and some numbers, relu2_1 three eighths of these.
+    size, numbers = (2048, 2050), 2048 * 2050 * 4
+    signs, kept = (memory.activation_bytes(size, ("relu2_1",), SMALL, signs=s) for s in (1, 4))
+    found = memory.activation_bytes(size, ("relu2_1",), SMALL)
+    assert found - signs == 3 * 6 * 1024 * 1025
+    assert kept - found == 3 * numbers
 
 
 def test_lanes_pad_channels():
     asked = ("relu1_1", "relu2_1")
     signs = (64 + 16) * 128
     both = 4 * (64 + 16) * 128 + 4 * 2 * 64 * 128
-    assert memory.activation_bytes((8, 8), asked, SMALL, lanes=memory.TPU_LANES) == signs + both
+    found = memory.activation_bytes((8, 8), asked, SMALL, lanes=memory.TPU_LANES, signs=1)
+    assert found == signs + both
     # VGG-19's first block fills half of the lanes, the others all of them.
     ends = {layer: stage for layer, *stage in memory.stages((64, 64), ("relu5_1",))}
     for layer, (height, width, channels) in ends.items():
