@@ -13,8 +13,12 @@ import jax
 
 Options = tuple[tuple[str, Any], ...]
 
-# Of programs that run for as long as a scale does; level 3, XLA's own, makes slower ones.
-OFTEN: Options = (("xla_backend_optimization_level", 2),)
+# Of programs that run for as long as a scale does. Level 3, XLA's own, makes slower ones; so does
+# YNNPACK of matrix products, which are Eigen's where it has the convolutions alone.
+OFTEN: Options = (
+    ("xla_backend_optimization_level", 2),
+    ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"),
+)
 # Of those that run once, or are soon through: half the time to compile.
 SELDOM: Options = (("xla_cpu_use_fusion_emitters", False), ("xla_backend_optimization_level", 1))
 # Of those that run once on a small picture while a person waits.

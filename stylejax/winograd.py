@@ -33,6 +33,9 @@ CACHED = 36 * 128 * 128 * 4
 MANY = 2**24
 FEW = 2**21
 STRIP = 2**27
+# Of so many channels that are summed over, a kernel's last ones, the kernel is the product's left
+# side: Eigen, which the steps' products are left to (``effort``), takes it as it lies.
+DEEP = 512
 # Parts of a round, one for a core; with more cores no rounds are made.
 PARTS = 2
 
@@ -239,11 +242,18 @@ def _multiplied(
     """
     _, down, across, channels = points.shape
     points = points.reshape(WINDOW**2, down * across, channels)
-    contract = ((2,), (2 if turned else 1,)), ((0,), (0,))
-    products = jax.lax.dot_general(points, kernel, contract, precision=precision)
     matrix = (_BACKWARD if turned else _FORWARD).output
-    tiles = _apply(np.kron(matrix, matrix), products).reshape(TILE, TILE, down, across, -1)
-    tiles = tiles.transpose(2, 0, 3, 1, 4).reshape(TILE * down, TILE * across, -1)
+    sums = partial(_apply, np.kron(matrix, matrix))
+    summed = 2 if turned else 1
+    if turned and channels >= DEEP:
+        contract = ((summed,), (2,)), ((0,), (0,))
+        products = jax.lax.dot_general(kernel, points, contract, precision=precision)
+        tiles = sums(products).reshape(TILE, TILE, -1, down, across).transpose(3, 0, 4, 1, 2)
+    else:
+        contract = ((2,), (summed,)), ((0,), (0,))
+        products = jax.lax.dot_general(points, kernel, contract, precision=precision)
+        tiles = sums(products).reshape(TILE, TILE, down, across, -1).transpose(2, 0, 3, 1, 4)
+    tiles = tiles.reshape(TILE * down, TILE * across, -1)
     return tiles, points[0, 0, 0] + products[0, 0, 0]
 
 

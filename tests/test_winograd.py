@@ -99,6 +99,26 @@ def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
     assert_allclose(winograd.correlate(x, evaluated, turned=turned), whole, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(6, 6, 5), (11, 14, 5)])
+def test_deep_kernels_are_the_product_s_left_side(rng, x64, monkeypatch, shape):
+    """Of the gradient's correlation: the same sums, laid out the other way."""
+    x, kernel = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=(3, 3, 4, 5)))
+    evaluated = winograd.evaluate_kernel(kernel)
+    usual = winograd.correlate(x, evaluated, turned=True)
+    monkeypatch.setattr(winograd, "DEEP", 5)
+    jax.clear_caches()  # of what was traced with the other
+    text = str(jax.make_jaxpr(lambda x: winograd.correlate(x, evaluated, turned=True))(x))
+    assert "f64[36,4," in text
+    found = winograd.correlate(x, evaluated, turned=True)
+    assert_allclose(found, usual, rtol=0, atol=1e-13)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    direct = jax.lax.conv_general_dilated(
+        x[None], turned, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+    assert_allclose(found, direct, rtol=0, atol=1e-12)
+    jax.clear_caches()
+
+
 def test_rounds_hold_a_few_tiles_at_once(monkeypatch):
     """No array as large as the windows of the whole picture, nor zeros made before the loop."""
     monkeypatch.setattr(winograd, "cores", lambda: 2)
