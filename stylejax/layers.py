@@ -301,25 +301,20 @@ def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precisi
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
-# Of a layer of more numbers a ReLU keeps the signs alone; of more than the second where memory
-# counts more than time. Making them takes up to a sixth of an evaluation (docs/performance.md).
-_LARGE, _LARGE_SPARING = 2**24, 2**20
+# Of a layer of more numbers a ReLU keeps the signs alone, where that is for the compiler to choose;
+# from round to round of a loop, as of strips, it keeps them anyway. Making them takes up to a sixth
+# of an evaluation (docs/performance.md).
+_LARGE = 2**24
 
 
-def keeps_signs(count: int, *, sparing: bool = False) -> bool:
+def keeps_signs(count: int) -> bool:
     """Whether ``rectify`` keeps a byte of each of so many numbers on CPU, and not the number."""
-    return count > (_LARGE_SPARING if sparing else _LARGE) and count % 2 == 0
+    return count > _LARGE and count % 2 == 0
 
 
-def rectify(x: jax.Array, *, sparing: bool = False) -> jax.Array:
-    """``max(x, 0)``, with the gradient 0 at 0.
-
-    Args:
-      x: features.
-      sparing: whether memory counts more than time: of smaller layers too, ``keeps_signs``, only
-        the signs are then kept for the gradient.
-    """
-    return _rectify(x, keeps_signs(x.size, sparing=sparing))
+def rectify(x: jax.Array) -> jax.Array:
+    """``max(x, 0)``, with the gradient 0 at 0; of a large ``x`` only the signs are kept for it."""
+    return _rectify(x, keeps_signs(x.size))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -381,7 +381,7 @@ def _through(
             enter = vgg.Preprocessing(vgg.narrow(network.precision))
             x = enter.apply({"params": params["input"]}, x)
         if layer.startswith("relu"):
-            x = rectify(x, sparing=True)
+            x = rectify(x)
         else:
             step = _pool if layer.startswith("pool") else _convolve
             x, rows = step(params, layer, before[layer], network, x, buffers.get(layer), turn)
