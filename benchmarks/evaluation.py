@@ -35,7 +35,7 @@ class Run:
     def __init__(self, params: Any, size: int, config: Config) -> None:
         """Compiles, and takes one chunk that is not timed."""
         self.config, self.params = config, params
-        self.programs = scale.programs(config)
+        [self.programs] = scale.programs_of([(size, size)], config)
         content, style = np.random.default_rng(0).random((2, size, size, 3), np.float32)
         began = time.perf_counter()
         self.state, self.targets = jax.block_until_ready(

@@ -33,7 +33,7 @@ def line(options: argparse.Namespace, size: int) -> str:
     need = budget.need(config, (size, size), params)
     params = scale.at_hand(params)
     photo, painting = np.random.default_rng(0).random((2, size, size, 3), np.float32)
-    preparing, advance, _ = scale.programs(config)
+    [(preparing, advance, _)] = scale.programs_of([(size, size)], config)
     state, targets = preparing(
         params,
         photo,

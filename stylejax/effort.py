@@ -13,10 +13,13 @@ import jax
 
 Options = tuple[tuple[str, Any], ...]
 
-# Of programs that run for as long as a scale does. Level 3, XLA's own, makes slower ones; so does
-# YNNPACK of matrix products, which are Eigen's where it has the convolutions alone.
+# Of programs that run for as long as a scale does; level 3, XLA's own, makes slower ones.
+AT_LENGTH: Options = (("xla_backend_optimization_level", 2),)
+# Of these where pictures are small: YNNPACK lays kernels out anew for every product, which shows
+# where products have few rows, and has the convolutions alone. Eigen has the products then; of
+# large pictures it is no quicker, and takes a tenth of a gigabyte more.
 OFTEN: Options = (
-    ("xla_backend_optimization_level", 2),
+    *AT_LENGTH,
     ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"),
 )
 # Of those that run once, or are soon through: half the time to compile.

@@ -285,6 +285,8 @@ picture = jax.jit(_picture, **_PICTURE)
 
 # Up to so many pixels a program compiled in haste loses less time than it saves.
 _SMALL = 2**16
+# From more on products have rows enough for either library (docs/performance.md).
+_LARGE = 2**18
 
 
 class Programs(NamedTuple):
@@ -295,14 +297,16 @@ class Programs(NamedTuple):
     picture: Any
 
 
-def programs(config: Config, *, hurried: bool = False) -> Programs:
+def programs(config: Config, *, hurried: bool = False, large: bool = False) -> Programs:
     """The functions of a scale for a host that calls them, not for within another ``jax.jit``.
 
     Args:
       config: everything static.
       hurried: whether somebody waits for them, and they are soon through.
+      large: whether the picture is, which changes how its steps are best compiled.
     """
-    ways = (effort.AT_ONCE, effort.SELDOM) if hurried else (effort.SELDOM, effort.OFTEN)
+    steps = effort.AT_LENGTH if large else effort.OFTEN
+    ways = (effort.AT_ONCE, effort.SELDOM) if hurried else (effort.SELDOM, steps)
     device = devices.current(config.mesh)
     once, often = (effort.repaid(way, device) for way in ways)
     return _compiled_with(once, often, on=device if traces.keeping() and not config.mesh else None)
@@ -311,7 +315,10 @@ def programs(config: Config, *, hurried: bool = False) -> Programs:
 def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Programs]:
     """Those of every scale of a run: of the first of several, if it is small, hurried ones."""
     first = len(sizes) > 1 and math.prod(sizes[0]) <= _SMALL
-    return [programs(config, hurried=first and n == 0) for n in range(len(sizes))]
+    return [
+        programs(config, hurried=first and n == 0, large=math.prod(size) > _LARGE)
+        for n, size in enumerate(sizes)
+    ]
 
 
 @cache
@@ -428,7 +435,8 @@ def forget(config: Config) -> None:
 
     What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
     """
-    for program in {*programs(config), *programs(config, hurried=True)}:
+    ways: tuple[dict[str, bool], ...] = ({}, {"hurried": True}, {"large": True})
+    for program in {program for way in ways for program in programs(config, **way)}:
         program.clear_cache()
     gc.collect()
     allocator.give_back()

@@ -11,7 +11,7 @@ from stylejax import Config, LossWeights, effort, iterate, scale, stylize
 from stylejax.vgg import Architecture, random_params
 
 CPU, GPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
-WAYS = (effort.OFTEN, effort.SELDOM, effort.AT_ONCE)
+WAYS = (effort.OFTEN, effort.AT_LENGTH, effort.SELDOM, effort.AT_ONCE)
 CONTENT, STYLE = (
     np.random.default_rng(seed).random((height, width, 3), np.float32)
     for seed, height, width in ((0, 40, 54), (1, 48, 36))
@@ -48,7 +48,7 @@ def test_what_the_environment_says_stands(monkeypatch):
 
 
 def test_nothing_is_asked_where_jax_leaves_optimizations_out(quick_compilation):
-    assert [effort.repaid(way, CPU) for way in WAYS] == [()] * 3
+    assert [effort.repaid(way, CPU) for way in WAYS] == [()] * 4
     usual, hurried = (scale.programs(CONFIG, hurried=each) for each in (False, True))
     assert usual == hurried == (scale.prepare, scale.advance, scale.picture)
 
@@ -69,7 +69,8 @@ def test_only_a_small_first_scale_of_several_is_hurried():
     usual, hurried = (scale.programs(CONFIG, hurried=each) for each in (False, True))
     assert usual != hurried and scale.programs(CONFIG) == usual
     assert scale.programs_of([(128, 96), (256, 192), (512, 384)], CONFIG) == [hurried, usual, usual]
-    assert scale.programs_of([(512, 384), (1024, 768)], CONFIG) == [usual, usual]
+    large = scale.programs(CONFIG, large=True)
+    assert scale.programs_of([(512, 384), (1024, 768)], CONFIG) == [usual, large]
     assert scale.programs_of([(128, 96)], CONFIG) == [usual]
 
 
