@@ -115,6 +115,7 @@ def compile_scale(
     back to the system.
     """
     _behind(programs, preparing, params, loss_weights, length=length, config=config)
+    allocator.give_back()
     preparing.lower().compile()
     allocator.give_back()
 

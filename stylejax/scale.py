@@ -303,7 +303,8 @@ def programs(config: Config, *, hurried: bool = False, large: bool = False) -> P
     Args:
       config: everything static.
       hurried: whether somebody waits for them, and they are soon through.
-      large: whether the picture is, which changes how its steps are best compiled.
+      large: whether what is evaluated at a time is, the picture or a strip, which changes how
+        steps are best compiled.
     """
     steps = effort.AT_LENGTH if large else effort.OFTEN
     ways = (effort.AT_ONCE, effort.SELDOM) if hurried else (effort.SELDOM, steps)
@@ -316,9 +317,14 @@ def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Progra
     """Those of every scale of a run: of the first of several, if it is small, hurried ones."""
     first = len(sizes) > 1 and math.prod(sizes[0]) <= _SMALL
     return [
-        programs(config, hurried=first and n == 0, large=math.prod(size) > _LARGE)
+        programs(config, hurried=first and n == 0, large=_at_a_time(size, config) > _LARGE)
         for n, size in enumerate(sizes)
     ]
+
+
+def _at_a_time(size: tuple[int, int], config: Config) -> int:
+    """Pixels of a picture, or of a strip of it."""
+    return (config.strip_rows(*size) or size[0]) * size[1]
 
 
 @cache
@@ -434,7 +440,10 @@ def forget(config: Config) -> None:
     """Drops what was compiled for any scale of a run: a hundred megabytes of the host's for each.
 
     What is still wanted is compiled, or read from JAX's folder of compiled programs, once more.
+    Where there is such a folder JAX forgets all else, too: another half of that.
     """
+    if traces.keeping():
+        jax.clear_caches()
     ways: tuple[dict[str, bool], ...] = ({}, {"hurried": True}, {"large": True})
     for program in {program for way in ways for program in programs(config, **way)}:
         program.clear_cache()

@@ -162,13 +162,15 @@ def _written(path: Path, whole: Callable[..., Any], leaves: Sequence[Any], tree:
     form, structure = json.dumps(made[0]).encode(), made[1]
     if _structure(form) != structure:
         raise _Unknown(repr(structure))
-    content = form + b"\n" + program.serialize()
+    text = bytes(program.serialize())
+    content = form + b"\n" + text
     try:
         with replacing(path) as file:
             file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     except OSError:
         pass  # the next run traces it again
-    return program, structure
+    # Read back: the exported one holds on to the trace, and JAX to it.
+    return export.deserialize(bytearray(text)), structure
 
 
 def _platform() -> str:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import arguments, colour, devices, vgg
+from stylejax import allocator, arguments, colour, devices, vgg
 from stylejax.coefficients import style_shares
 from stylejax.compilation import compile_scale, compiling
 from stylejax.config import Config
@@ -72,8 +72,8 @@ class Progress(NamedTuple):
       history: NumPy rows of the steps since the last ``Progress``.
       evaluations: at all scales so far.
       status: of this scale.
-      place: what ``iterate`` can go on from; its arrays are used up when the loop goes on at this
-        scale, so save or copy them before.
+      place: what ``iterate`` can go on from; its arrays are used up when the loop goes on, so save
+        or copy them before.
     """
 
     scale: int
@@ -316,7 +316,8 @@ def _pyramid(
             here = config.at(size)
             given = (params, content, styles, picture, loss_weights, key)
             named: Any = dict(guides=guides, carried=carried, size=size, config=here)
-            if here.strip_rows(*size) is not None:
+            cut = here.strip_rows(*size) is not None
+            if cut:
                 forget(config)
                 traced = own[scale].prepare.trace(*given, **named)
                 compile_scale(own[scale], traced, params, loss_weights, length=every, config=here)
@@ -332,10 +333,14 @@ def _pyramid(
             going: Any = dict(steps=steps, taken=taken, config=here, programs=own[scale])
             for reached in walked(state, targets=targets, **going):
                 begun.set()
+                if cut:  # a step leaves megabytes behind
+                    allocator.give_back()
                 yield _progress(reached, scale, len(sizes), config, before)
             picture, before = reached.image, before + reached.evaluations
             carried = gathered(reached.state, config=here) if config.carry else None
-            # The next scale's are not made beside them.
+            # The next scale's are not made beside them, whoever holds on to a ``Progress``.
+            if scale + 1 < len(sizes) and not config.carry:
+                jax.tree.map(lambda array: array.delete(), reached.state)
             del reached, state, targets
 
 

@@ -74,6 +74,14 @@ def test_only_a_small_first_scale_of_several_is_hurried():
     assert scale.programs_of([(128, 96)], CONFIG) == [usual]
 
 
+@pytest.mark.rounding
+def test_a_strip_is_as_large_as_what_is_evaluated_at_a_time():
+    usual, large = (scale.programs(CONFIG, large=each) for each in (False, True))
+    cut = dataclasses.replace(CONFIG, strip=512)
+    assert scale.programs_of([(512, 384), (1024, 768)], cut) == [usual, usual]
+    assert scale.programs_of([(4096, 3072)], dataclasses.replace(CONFIG, strip=1024)) == [large]
+
+
 @pytest.fixture(scope="module")
 def params():
     return random_params(jax.random.key(3), Architecture((1, 2, 1), (4, 6, 8)))

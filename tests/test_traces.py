@@ -1,14 +1,17 @@
 """Kept traces: the same programs to the last bit, and never those of anything else."""
 
 import dataclasses
+import gc
 from collections import Counter
 from functools import partial, wraps
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import over_devices
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from jax.extend.core import JaxprEqn
 
 from stylejax import (
     Adam,
@@ -141,6 +144,39 @@ def test_is_not_traced_again(params, folder, written, monkeypatch):
     monkeypatch.setattr(scale, "make_targets", never)
     same(last(params), expected)
     assert len(written) == 3
+
+
+def test_what_was_traced_is_let_go(folder):
+    """JAX holds on to a program that it has called: to what was read back, not to its making."""
+
+    def traced(x):
+        for _ in range(many):
+            x = jnp.sin(x)
+        return x
+
+    def equations():
+        gc.collect()
+        return sum(isinstance(each, JaxprEqn) for each in gc.get_objects())
+
+    many, x = 500, jnp.arange(3, dtype=jnp.float32)
+    leaves, tree = jax.tree.flatten(((x,), {}))
+    before = equations()
+    program, _ = traces._written(folder / "one", traced, leaves, tree)
+    jax.jit(program.call)(*leaves)
+    assert equations() < before + many
+
+
+def test_a_run_in_strips_forgets_what_jax_holds(params, folder):
+    """Where compiled programs are kept, and nowhere else: they are soon read again."""
+    another = jax.jit(lambda x: x + 1)
+    for keeping, left in ((True, 0), (False, 1)):
+        another(np.ones(3))
+        jax.config.update("jax_enable_compilation_cache", keeping)
+        try:
+            scale.forget(CONFIG)
+        finally:
+            jax.config.update("jax_enable_compilation_cache", True)
+        assert another._cache_size() == left
 
 
 def test_of_several_scales_and_a_run_that_goes_on(params, folder, written):

@@ -322,6 +322,14 @@ def test_the_objective_is_differentiated_at_one_place_of_a_scale(params, optimiz
     assert len(places) == len(set(places)) == 2  # the tiny network's pooling layers
 
 
+def test_a_scale_that_is_over_holds_no_memory(params):
+    """Whoever keeps a ``Progress``; but the last one's place is still there to be saved."""
+    given = {"config": TWO_SCALES, "loss_weights": WEIGHTS, "every": 5}
+    ends = [one.place.state for one in iterate(params, CONTENT, [STYLE], **given) if one.step]
+    deleted = [[leaf.is_deleted() for leaf in jax.tree.leaves(state)] for state in ends]
+    assert len(ends) == 2 and all(deleted[0]) and not any(deleted[1])
+
+
 def test_iterate_and_stylize_give_the_same_picture(params):
     whole = run(params, TWO_SCALES)
     assert [len(h.taken) for h in whole.history] == [3, 5]
