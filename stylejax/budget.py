@@ -33,15 +33,16 @@ _COMPILING = 0.6 * _GIGA
 _PICTURES = 18
 _PICTURES_IN_STRIPS = 11
 # What the compiler's schedule needs over the activations that the gradient must have.
-_SCHEDULE = 1.3
-# The sides of strips that are tried, largest first, and of how many blocks activations are computed
-# again, quickest first: keeping blocks 3 and on saves most of what strips cost (docs/scale.md).
+_SCHEDULE = 1.05
+_SCHEDULE_OF_A_STRIP = 1.3
+# Of how many blocks all is computed again, and the sides of strips, both quickest first: strips
+# cost what they compute again, and little besides (docs/scale.md).
+_RECOMPUTED = (0, 1, 2, None)
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
-_RECOMPUTED = (2, 3, None)
 # Of the least memory, what may be taken to save time: by nested strips, and by others, which take a
 # quarter less of it.
 _HARDLY_MORE = 1.05
-_LITTLE_MORE = 1.125
+_LITTLE_MORE = 1.15
 # Numbers of pairs that are tried.
 _PAIRS = (10, 5, 2)
 
@@ -135,7 +136,7 @@ def _activations(
     signs = None if cut is None and device.platform == "cpu" else 1
 
     def whole(size: tuple[int, int]) -> float:
-        return _SCHEDULE * memory.activation_bytes(
+        return memory.activation_bytes(
             size,
             config.layers,
             architecture,
@@ -146,12 +147,14 @@ def _activations(
         )
 
     if cut is None:
-        return whole(size)
+        return _SCHEDULE * whole(size)
     part = (cut.stages["input"].rows, size[1])
     # The rows that each strip hands on are kept for the gradient, and so are activations that
     # shall not be computed again.
-    kept = strips.kept_bytes(cut, config.layers, recompute=config.recompute, width=width)
-    return whole(part) + strips.kept_at_a_time(cut) * kept
+    kept = strips.kept_bytes(
+        cut, config.layers, recompute=config.recompute, pool=config.pool, width=width
+    )
+    return _SCHEDULE_OF_A_STRIP * whole(part) + strips.kept_at_a_time(cut) * kept
 
 
 def check(size: tuple[int, int]) -> None:
@@ -198,14 +201,14 @@ def lanes(device: Any) -> int:
 def in_strips(config: Config) -> Iterator[Config]:
     """The config with strips of every size that is smaller than its own, then nested.
 
-    Nested strips compute everything again, others as much as it says, or little first.
+    Nested strips compute everything again, others as much as it says, or as little as can be first.
 
     Raises:
       ValueError: where a loss is no sum over positions.
     """
     recomputed = _RECOMPUTED if config.recompute is None else (config.recompute,)
     for nested in (False, True)[config.nested :]:
-        for side, blocks in itertools.product(_SIDES, (None,) if nested else recomputed):
+        for blocks, side in itertools.product((None,) if nested else recomputed, _SIDES):
             if config.strip is None or side < config.strip or nested > config.nested:
                 yield dataclasses.replace(
                     config, strip=side, strip_above=None, recompute=blocks, nested=nested
@@ -220,20 +223,19 @@ def with_coarser_whole(
     *,
     device: Any = None,
 ) -> Config:
-    """The config with those coarser scales as a whole that fit beside what compiles the next.
+    """The config with those coarser scales as a whole that take no more than a limit.
 
-    Scales in strips take half as long again, and wait for their compilation besides.
+    Scales in strips take a fifth longer, and wait for their compilation besides. Of those as a
+    whole the last compiles nothing beside its steps.
     """
     if config.strip_rows(*size) is None:
         return config
-    device = device or jax.devices()[0]
-    room = limit - _COMPILING * (device.platform == "cpu")
     for coarser in reversed(config.sizes(*size)[:-1]):
         if config.strip_rows(*coarser) is None:
             break
         side = math.isqrt(config.own_rows(coarser[0]) * coarser[1] - 1) + 1
         way = dataclasses.replace(config, strip_above=side)
-        if need(way, coarser, params, device=device).total <= room:
+        if need(way, coarser, params, device=device).total <= limit:
             return way
     return config
 
@@ -248,7 +250,7 @@ def least(
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    needs = {}
+    config, needs = next(_narrower(config), config), {}
     for way in in_strips(config):
         needed = need(way, size, params, device=device)
         needs[way] = needed.total - needed.compiling  # which comes once, and is there for any way
@@ -258,7 +260,6 @@ def least(
         for way, needed in needs.items()
         if needed <= (_HARDLY_MORE if way.nested else _LITTLE_MORE) * fewest
     )
-    config = next(_narrower(config), config)
     limit = need(config, size, params, device=device).total
     return with_coarser_whole(config, size, params, limit, device=device)
 
@@ -328,7 +329,7 @@ def described(config: Config, size: tuple[int, int], needed: Need, limit: float 
     rows = config.strip_rows(*size)
     again = ", nested" * config.nested
     if config.recompute is not None:
-        again += f", {config.recompute} blocks computed again"
+        again += f", {config.recompute or 'no'} blocks computed again"
     parts = ["whole" if rows is None else f"strips of {rows} rows{again}"]
     if isinstance(config.optimizer, Lbfgs):
         narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""

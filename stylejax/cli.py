@@ -564,7 +564,7 @@ def command(
         bool,
         _flag(
             "--low-memory",
-            "Take little memory: strips that need at most an eighth more than the least possible, "
+            "Take little memory: strips that need at most 15% more than the least possible, "
             "and pairs of L-BFGS in bfloat16.",
         ),
     ] = False,

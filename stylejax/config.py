@@ -93,8 +93,9 @@ class Config:
         be sums over positions.
       strip_above: side of a square; scales with no more pixels are evaluated as a whole all the
         same. None is ``strip``. Coarser scales often fit where the last does not.
-      recompute: in strips, of so many blocks activations are computed again for the gradient; None
-        is all, 0 keeps all of the whole picture.
+      recompute: in strips, of so many blocks all activations are computed again for the gradient,
+        None is of all blocks; of the others, with 0 of all, a bit is kept of every ReLU, the
+        features that terms look at, or in place of these what the pooling before them left.
       nested: in strips, whether the rows that strips hand on are kept for the gradient for a few of
         them only, and for the others computed again, by a third pass of the network; of a picture
         thousands of pixels high that is most of what an evaluation takes.

@@ -7,17 +7,19 @@ made of the same operations, so reverse-over-reverse differentiation works; forw
 (``jax.jvp``) does not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from stylejax import columns, winograd
+from stylejax import bits, columns, winograd
 
 Precision = str | None
+Pool = Callable[[jax.Array], jax.Array]
 # What lies beyond the border of an image, in the words of ``jnp.pad``: zeros, the border again, or
 # the image itself from the other side.
 Beyond = Literal["constant", "edge", "wrap"]
@@ -301,35 +303,62 @@ def _kernel_gradient(framed: jax.Array, cotangent: jax.Array, precision: Precisi
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
-# Of a layer of more numbers a ReLU keeps the signs alone, where that is for the compiler to choose;
-# from round to round of a loop, as of strips, it keeps them anyway. Making them takes up to a sixth
-# of an evaluation (docs/performance.md).
+# Of a layer of more numbers a ReLU keeps the signs alone, where that is for the compiler to choose.
+# Making them takes up to a sixth of an evaluation (docs/performance.md).
 _LARGE = 2**24
+# What rules keep of a layer that they would rather not have computed again, for the policies of
+# ``jax.checkpoint``.
+KEPT = "kept"
 
 
 def keeps_signs(count: int) -> bool:
-    """Whether ``rectify`` keeps a byte of each of so many numbers on CPU, and not the number."""
-    return count > _LARGE and count % 2 == 0
+    """Whether ``rectify`` keeps a bit of each of so many numbers on CPU, and not the number."""
+    return count > _LARGE and count % 16 == 0
 
 
 def rectify(x: jax.Array) -> jax.Array:
     """``max(x, 0)``, with the gradient 0 at 0; of a large ``x`` only the signs are kept for it."""
-    return _rectify(x, keeps_signs(x.size))
+    return _rectify(x, "by a loop" if keeps_signs(x.size) else None)
+
+
+def rectify_keeping_signs(x: jax.Array) -> jax.Array:
+    """The same, and of any ``x`` the signs are kept, eight to a byte, under the name ``KEPT``.
+
+    For what the gradient wants of one round of a loop, which the compiler cannot put off.
+    """
+    return _rectify(x, "by name")
+
+
+_Signs = Literal["by a loop", "by name"] | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _rectify(x: jax.Array, by_signs: bool) -> jax.Array:
+def _rectify(x: jax.Array, signs: _Signs) -> jax.Array:
     return jnp.maximum(x, 0)
 
 
-def _rectify_forward(x: jax.Array, by_signs: bool) -> tuple[jax.Array, jax.Array]:
-    positive = _signs(x) if by_signs else x > 0
-    # The same number either way; this way the signs come first, and ``x`` is soon forgotten.
-    return jnp.where(positive, x, _rectify(x, by_signs)), positive
+def _rectify_forward(x: jax.Array, signs: _Signs) -> tuple[jax.Array, jax.Array]:
+    if signs == "by name":
+        return _rectify(x, signs), checkpoint_name(bits.pack(x > 0), KEPT)
+    if signs is None:
+        return _rectify(x, signs), x > 0
+    kept = _signs(x)
+
+    def after_them(x: jax.Array, kept: jax.Array) -> jax.Array:
+        return jnp.where(_positive(kept, x.shape), x, jnp.maximum(x, 0))
+
+    # The same numbers either way; so the signs come first, and ``x`` is soon forgotten.
+    out = jax.lax.platform_dependent(
+        x, kept, cpu=after_them, default=lambda x, _: jnp.maximum(x, 0)
+    )
+    return out, kept
 
 
-def _rectify_backward(by_signs: bool, positive: jax.Array, cotangent: jax.Array) -> tuple[Any]:
-    return (jnp.where(positive, cotangent, 0),)
+def _rectify_backward(signs: _Signs, kept: jax.Array, cotangent: jax.Array) -> tuple[Any]:
+    if signs is not None:
+        taken_apart = _positive if signs == "by a loop" else bits.unpack
+        kept = taken_apart(kept, cotangent.shape)
+    return (jnp.where(kept, cotangent, 0),)
 
 
 _rectify.defvjp(_rectify_forward, _rectify_backward)
@@ -339,12 +368,24 @@ def _signs(x: jax.Array) -> jax.Array:
     """``x > 0``, which XLA on CPU would put off to the backward pass, and keep ``x`` until then.
 
     It does so with whatever it can fuse. A loop it does not touch.
+
+    Returns:
+      uint8 ``[2, 1, x.size // 16]``, the bits of each half.
     """
 
-    def halves(x: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda half: half > 0, x.reshape(2, -1)).reshape(x.shape)
+    def of_half(half: jax.Array) -> jax.Array:
+        return bits.pack(half > 0)
 
-    return jax.lax.platform_dependent(x, cpu=halves, default=lambda x: x > 0)
+    halves = x.reshape(2, 8, -1)
+    return jax.lax.platform_dependent(
+        halves, cpu=partial(jax.lax.map, of_half), default=jax.vmap(of_half)
+    )
+
+
+def _positive(signs: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of ``_signs``: where ``x``, of ``shape``, is positive."""
+    of_half = partial(bits.unpack, shape=(8, signs.shape[2]))
+    return jax.vmap(of_half)(signs).reshape(shape)
 
 
 def _windows(x: jax.Array) -> jax.Array:
@@ -355,7 +396,7 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Mean of 2x2 windows, ``[h, w, c]`` to ``[h // 2, w // 2, c]``."""
-    return _average_pool(x, (x.shape[0] % 2, x.shape[1] % 2))
+    return _average_pool(x, _odd(x))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -376,43 +417,23 @@ def _average_pool_backward(
 ) -> tuple[jax.Array]:
     h, w, c = cotangent.shape
     even = jnp.broadcast_to(cotangent[:, None, :, None] / 4, (h, 2, w, 2, c))
-    return (jnp.pad(even.reshape(2 * h, 2 * w, c), (*((0, odd) for odd in left_out), (0, 0))),)
+    return (_spread(even, left_out),)
 
 
 _average_pool.defvjp(_average_pool_forward, _average_pool_backward)
 
 
-@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """Maximum of 2x2 windows, ``[h, w, c]`` to ``[h // 2, w // 2, c]``.
 
     The gradient goes to the first maximum of a window in reading order, which is also XLA's rule.
     """
-    return _windows(x).max(axis=(1, 3))
+    return _max_pool(x, _odd(x), keeps_signs(x.size))
 
 
-def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return max_pool(x), x
-
-
-def _max_pool_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    windows = _windows(x)
-    largest = windows.max(axis=(1, 3))
-    untaken = jnp.ones(largest.shape, bool)
-    rows = []
-    for i in range(2):
-        row = []
-        for j in range(2):
-            takes = untaken & (windows[:, i, :, j] == largest)
-            untaken &= ~takes
-            row.append(jnp.where(takes, cotangent, 0))
-        rows.append(jnp.stack(row, axis=2))
-    h, w, c = x.shape
-    even = jnp.stack(rows, axis=1).reshape(h // 2 * 2, w // 2 * 2, c)
-    return (jnp.pad(even, ((0, h % 2), (0, w % 2), (0, 0))),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+def max_pool_keeping_places(x: jax.Array) -> jax.Array:
+    """The same; of any ``x`` two bits of a window are kept for the gradient, as ``KEPT``."""
+    return _max_pool(x, _odd(x), True)
 
 
 def max_pool_ceil(x: jax.Array) -> jax.Array:
@@ -421,8 +442,66 @@ def max_pool_ceil(x: jax.Array) -> jax.Array:
     Caffe's rounding, in which VGG was trained: an odd last row or column makes windows of its own.
     Where both sides are even it is ``max_pool``.
     """
-    h, w, _ = x.shape
-    return max_pool(jnp.pad(x, ((0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf))
+    return max_pool(_with_even_sides(x))
+
+
+def max_pool_ceil_keeping_places(x: jax.Array) -> jax.Array:
+    """As ``max_pool_keeping_places``."""
+    return max_pool_keeping_places(_with_even_sides(x))
+
+
+def _odd(x: jax.Array) -> tuple[int, int]:
+    return x.shape[0] % 2, x.shape[1] % 2
+
+
+def _with_even_sides(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, (*((0, odd) for odd in _odd(x)), (0, 0)), constant_values=-jnp.inf)
+
+
+class _Places(NamedTuple):
+    """Of every window whether its maximum is in the lower row, and whether in the right column."""
+
+    lower: jax.Array
+    right: jax.Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x: jax.Array, left_out: tuple[int, int], packed: bool) -> jax.Array:
+    return _windows(x).max(axis=(1, 3))
+
+
+def _max_pool_forward(
+    x: jax.Array, left_out: tuple[int, int], packed: bool
+) -> tuple[jax.Array, _Places]:
+    windows, largest = _windows(x), _max_pool(x, left_out, packed)
+    first, second, third = (windows[:, i, :, j] == largest for i, j in ((0, 0), (0, 1), (1, 0)))
+    lower = ~(first | second)
+    places = _Places(lower, jnp.where(lower, ~third, ~first))
+    if packed:
+        places = _Places(*(checkpoint_name(bits.pack(place), KEPT) for place in places))
+    return largest, places
+
+
+def _max_pool_backward(
+    left_out: tuple[int, int], packed: bool, places: _Places, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    if packed:
+        places = _Places(*(bits.unpack(place, cotangent.shape) for place in places))
+    beside = (~places.right, places.right)
+    rows = [
+        jnp.stack([jnp.where(down & across, cotangent, 0) for across in beside], axis=2)
+        for down in (~places.lower, places.lower)
+    ]
+    return (_spread(jnp.stack(rows, axis=1), left_out),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _spread(windows: jax.Array, left_out: tuple[int, int]) -> jax.Array:
+    """The transpose of ``_windows``: ``[h, 2, w, 2, c]`` side by side, zeros where left out."""
+    h, _, w, _, c = windows.shape
+    return jnp.pad(windows.reshape(2 * h, 2 * w, c), (*((0, odd) for odd in left_out), (0, 0)))
 
 
 def average_pool_doubled(x: jax.Array) -> jax.Array:
@@ -441,3 +520,12 @@ def l2_pool(x: jax.Array) -> jax.Array:
     squares = 4 * average_pool(jnp.square(x))
     some = squares > 0
     return jnp.where(some, 0.78 * jnp.sqrt(jnp.where(some, squares, 1)), 0)
+
+
+# Poolings whose gradients need nothing of what went in; and maxima, with those that keep little of
+# it however small it is.
+LINEAR: tuple[Pool, ...] = (average_pool, average_pool_doubled)
+MAXIMA: dict[Pool, Pool] = {
+    max_pool: max_pool_keeping_places,
+    max_pool_ceil: max_pool_ceil_keeping_places,
+}

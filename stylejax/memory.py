@@ -10,11 +10,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from stylejax import vgg
-from stylejax.layers import average_pool, average_pool_doubled, keeps_signs
+from stylejax.layers import LINEAR, average_pool, keeps_signs
 
 TPU_LANES = 128
-# Their gradients need none of what went in.
-_LINEAR = (average_pool, average_pool_doubled)
 
 
 class Stage(NamedTuple):
@@ -85,8 +83,9 @@ def activation_bytes(
       architecture: the network's table, ``vgg.architecture_of(params)``.
       lanes: what channels are padded to: 1 on CPU and GPU, ``TPU_LANES`` on a TPU.
       pool: as in ``Config``.
-      signs: bytes that are kept of a ReLU's input: 1 for its sign; 4 where the compiler keeps the
-        number, of which nothing here can keep it; None is what CPUs keep, ``layers.keeps_signs``.
+      signs: bytes that are kept of a ReLU's input, where it is for the compiler to choose: 1 for
+        its sign, 4 for the number; None is what CPUs keep. Of large layers it is a bit, see
+        ``layers.keeps_signs``.
       width: bytes of a feature, 2 of bfloat16's.
 
     Raises:
@@ -102,12 +101,11 @@ def activation_bytes(
     kept = working = 0
     for before, stage in pairwise(through):
         pooled = stage.layer.startswith("pool")
-        if pooled and pool not in _LINEAR:
+        if pooled and pool not in LINEAR:
             kept += width * before.numbers(lanes)
         if not pooled:
             count = stage.numbers(lanes)
-            each = signs or (1 if keeps_signs(count) else width)
-            kept += each * count
+            kept += count // 8 if keeps_signs(count) else count * (signs or width)
         for layer in {stage.layer, stage.layer.replace("relu", "conv")} & compared:
             seen = stage._replace(channels=widths.get(layer, stage.channels))
             kept += width * seen.numbers(lanes)

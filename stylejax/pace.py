@@ -5,6 +5,7 @@ docs/decisions.md has what was measured.
 
 import math
 import time
+from collections.abc import Container
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import scale, vgg
+from stylejax import scale, strips, vgg
 from stylejax.coefficients import LossWeights
 from stylejax.config import Config
 from stylejax.optimizers import Lbfgs
@@ -65,7 +66,8 @@ def work(config: Config, size: tuple[int, int], params: vgg.Params) -> list[Shar
         else:
             rows = cut.number * cut.stages["input"].rows
             rows *= 1 if config.mesh is None else config.mesh.size
-            again = _products(params, config.recompute) / _products(params) + config.nested
+            way = strips.keeping(cut, config.layers, config.recompute, config.pool)
+            again = _products(params, way.again) / _products(params, cut.stages) + config.nested
             pixels += evaluations * rows * width * (2 + again) / 2
         shares.append(Share(pixels, (height, width)))
     return shares
@@ -121,12 +123,12 @@ def side_tried(params: vgg.Params, size: tuple[int, int], products: float) -> in
     return max(16, int(min(side, math.sqrt(math.prod(size)))) // 16 * 16)
 
 
-def _products(params: vgg.Params, blocks: int | None = None) -> float:
-    """A pixel's products of convolutions, of the first blocks alone or of all."""
+def _products(params: vgg.Params, layers: Container[str] | None = None) -> float:
+    """A pixel's products of convolutions, of some layers alone or of all."""
     return sum(
         math.prod(arrays["kernel"].shape) / vgg.stride(layer) ** 2
         for layer, arrays in params.items()
-        if layer.startswith("conv") and (blocks is None or vgg.block_of(layer) <= blocks)
+        if layer.startswith("conv") and (layers is None or layer in layers)
     )
 
 

@@ -18,21 +18,27 @@ nobody and counts for nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from stylejax import vgg
 from stylejax.layers import (
+    KEPT,
+    LINEAR,
+    MAXIMA,
     Precision,
     convolve,
     convolve_circular,
     convolve_replicating,
     convolve_rows,
     rectify,
+    rectify_keeping_signs,
 )
 
 # What lies beyond the sides of a strip.
@@ -265,27 +271,25 @@ def fold(
         to be kept of it; both pytrees of arrays.
       given: by layer that is looked at, a pytree of arrays ``[number, ...]``, see ``arrange``.
       network: how it sees the image.
-      recompute: of so many blocks activations are computed again for the gradient; None is all.
+      recompute: of so many blocks all is computed again for the gradient, None is of all; of the
+        others see ``keeping``.
       before: rows of the image that other devices have above this one's.
 
     Returns:
       By layer the sums over all strips, and what was kept, ``[number, ...]``.
     """
-    names = list(cut.stages)[1:]
-    blocks = vgg.block_of(names[-1]) if recompute is None else recompute
-    first = [name for name in names if vgg.block_of(name) <= blocks]
-    shared = (params, cut, look, network)
-    through = jax.checkpoint(partial(_through, *shared, first), prevent_cse=False)
+    kept = keeping(cut, given, recompute, network.pool)
+    one_strip = partial(_through, params, cut, look, network, kept)
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    through = jax.checkpoint(one_strip, prevent_cse=False, policy=policy)
 
     def strip(carry: Any, brought: Any) -> tuple[Any, Any]:
         buffers, sums = carry
         rows, index, given = brought
         turn = Turn(index, jnp.asarray(before, index.dtype))
-        x, early, seen = through(rows, buffers, turn, given)
-        _, late, more = _through(*shared, names[len(first) :], x, buffers, turn, given)
-        seen |= more
+        handed, seen = through(rows, buffers, turn, given)
         sums = {layer: jax.tree.map(jnp.add, sums[layer], seen[layer][0]) for layer in seen}
-        return (early | late, sums), {layer: kept for layer, (_, kept) in seen.items()}
+        return (handed, sums), {layer: kept for layer, (_, kept) in seen.items()}
 
     xs = (lines, jnp.arange(cut.number), dict(given))
     buffers = _buffers(cut, vgg.narrow(network.precision) or lines.dtype)
@@ -293,7 +297,7 @@ def fold(
         buffers["input"] = jnp.zeros_like(lines[0, :1])
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     turn = Turn(one[1], one[1])
-    shapes = jax.eval_shape(partial(_through, *shared, names), one[0], buffers, turn, one[2])[2]
+    shapes = jax.eval_shape(one_strip, one[0], buffers, turn, one[2])[1]
     zeros = {
         layer: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
         for layer, (sums, _) in shapes.items()
@@ -301,6 +305,54 @@ def fold(
     walk = jax.lax.scan if cut.group == cut.number else partial(_scan_nested, cut.group)
     (_, sums), kept = walk(strip, (buffers, zeros), xs)
     return {layer: (sums[layer], kept[layer]) for layer in sums}
+
+
+class Keeping(NamedTuple):
+    """How the gradient comes by what it needs of a strip, layers by name.
+
+    Attributes:
+      again: their features are computed again.
+      signs: ReLUs whose signs are kept, a bit for each number.
+      features: kept as they are.
+    """
+
+    again: frozenset[str]
+    signs: frozenset[str]
+    features: frozenset[str]
+
+
+def keeping(cut: Cut, layers: Collection[str], recompute: int | None, pool: vgg.Pool) -> Keeping:
+    """Of the first ``recompute`` blocks all is computed again, or for None of all blocks.
+
+    Of the others signs are kept, and the features that terms look at. Those of a first convolution
+    that has more channels than the pooling before it left are computed again from what it left,
+    which is kept in their place. Where a pooling's gradient needs all that went in, its whole block
+    is computed again.
+
+    Args:
+      cut: of ``cut``.
+      layers: that are looked at.
+      recompute: blocks, or None.
+      pool: that ends each block.
+    """
+    blocks = math.inf if recompute is None else recompute
+    again: set[str] = set()
+    for name in cut.stages:
+        if name != "input" and vgg.block_of(name) <= blocks:
+            again.add(name)
+        elif name.startswith("pool") and pool not in (*LINEAR, *MAXIMA):
+            again |= {other for other in cut.stages if other[4:].startswith(f"{name[4:]}_")}
+    signs = {name for name in cut.stages if name.startswith("relu")} - again
+    kept = set(layers) & set(cut.stages) - again - {"input"}
+    for before, first in _steps(cut):
+        block = vgg.block_of(first)
+        seen = {f"conv{block}_1", f"relu{block}_1"} & kept
+        if first == f"conv{block}_1" and seen and before.channels < cut.stages[first].channels:
+            again |= {first, f"relu{block}_1"}
+            kept -= seen
+    stages = list(cut.stages)
+    kept |= {name for name, following in pairwise(stages) if following in again} - again
+    return Keeping(frozenset(again), frozenset(signs), frozenset(kept - {"input"}))
 
 
 def _scan_nested(
@@ -351,13 +403,13 @@ def _through(
     cut: Cut,
     look: Look,
     network: Network,
-    layers: Sequence[str],
+    keeping: Keeping,
     x: jax.Array,
     buffers: Mapping[str, jax.Array],
     turn: Turn,
     given: Mapping[str, Any],
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, tuple[Any, Any]]]:
-    """One strip through some layers: what comes out, the rows kept, and what was seen."""
+) -> tuple[dict[str, jax.Array], dict[str, tuple[Any, Any]]]:
+    """One strip through the network: the rows that it hands on, and what was seen."""
 
     def looked(layer: str, features: jax.Array, above: int) -> tuple[Any, Any]:
         stage = cut.stages[layer]
@@ -370,26 +422,33 @@ def _through(
         counted = jnp.broadcast_to(counted[:, None], features.shape[:2])
         return look(layer, features, counted, given[layer])
 
-    kept, seen = {}, {}
-    before = {layer: stage for stage, layer in _steps(cut)}
-    for layer in layers:
+    handed, seen = {}, {}
+    for stage, layer in _steps(cut):
         if layer == "conv1_1":
             if "input" in given:
-                kept["input"] = x[-1:]
-                above = jnp.concatenate([buffers["input"], x])
-                seen["input"] = looked("input", above, 1)
+                handed["input"] = x[-1:]
+                lines = jnp.concatenate([buffers["input"], x])
+                seen["input"] = looked("input", lines, 1)
             enter = vgg.Preprocessing(vgg.narrow(network.precision))
             x = enter.apply({"params": params["input"]}, x)
         if layer.startswith("relu"):
-            x = rectify(x)
+            x = rectify_keeping_signs(x) if layer in keeping.signs else rectify(x)
         else:
-            step = _pool if layer.startswith("pool") else _convolve
-            x, rows = step(params, layer, before[layer], network, x, buffers.get(layer), turn)
-            if rows is not None:
-                kept[layer] = rows
+            above = buffers.get(layer)
+            if layer.startswith("pool"):
+                pool = network.pool
+                if layer not in keeping.again:
+                    pool = MAXIMA.get(pool, pool)
+                x, last = _pool(stage, cut.stages[layer], pool, x, above, turn)
+            else:
+                x, last = _convolve(params, layer, stage, network, x, above, turn)
+            if last is not None:
+                handed[layer] = last
+        if layer in keeping.features:
+            x = checkpoint_name(x, KEPT)
         if layer in given:
             seen[layer] = looked(layer, _leaving(params, layer, x), 0)
-    return x, kept, seen
+    return handed, seen
 
 
 def _leaving(params: vgg.Params, layer: str, x: jax.Array) -> jax.Array:
@@ -423,10 +482,9 @@ def _convolve(
 
 
 def _pool(
-    params: vgg.Params,
-    layer: str,
     stage: Stage,
-    network: Network,
+    pooled: Stage,
+    pool: vgg.Pool,
     x: jax.Array,
     above: jax.Array | None,
     turn: Turn,
@@ -438,7 +496,9 @@ def _pool(
     first, last = stage.first(turn), None
     if above is not None:
         x, last, first = jnp.concatenate([above, x[:-1]]), x[-1:], first - 1
-    return network.pool(_bordered(x, first, stage, repeat=True)), last
+    if 2 * pooled.size[0] > stage.size[0]:
+        x = _bordered(x, first, stage, repeat=True)
+    return pool(x), last
 
 
 def _bordered(x: jax.Array, first: jax.Array, stage: Stage, *, repeat: bool) -> jax.Array:
@@ -465,18 +525,26 @@ def kept_at_a_time(cut: Cut) -> int:
     return cut.number if cut.group == cut.number else cut.number // cut.group + cut.group
 
 
-def kept_bytes(cut: Cut, layers: Sequence[str], *, recompute: int | None, width: int = 4) -> float:
-    """What is kept of one strip for the gradient, in bytes of ``width`` a number.
+def kept_bytes(
+    cut: Cut, layers: Collection[str], *, recompute: int | None, pool: vgg.Pool, width: int = 4
+) -> float:
+    """What is kept of one strip for the gradient, in bytes, of ``width`` a number.
 
-    The rows that it hands on, and of blocks that are not computed again a byte for each ReLU's sign
-    and the features that are looked at.
+    The rows handed on to layers that are computed again, a bit for the sign behind a ReLU and two
+    for the place of a maximum, and the features that are kept, see ``keeping``.
     """
+    ways = keeping(cut, layers, recompute, pool)
+    little = pool in (*LINEAR, *MAXIMA)
     kept = 0.0
     for before, layer in _steps(cut):
         stage = cut.stages[layer]
-        lines = _lines(before, layer)
-        kept += width * lines * before.size[1] * before.channels
-        if recompute is not None and vgg.block_of(layer) > recompute:
-            numbers = stage.rows * stage.size[1] * stage.channels
-            kept += numbers * layer.startswith("relu") + width * numbers * (layer in layers)
+        numbers = stage.rows * stage.size[1] * stage.channels
+        if layer in ways.again or (layer.startswith("pool") and not little):
+            kept += width * _lines(before, layer) * before.size[1] * before.channels
+        if layer in ways.signs:
+            kept += numbers / 8
+        if layer.startswith("pool") and pool in MAXIMA and layer not in ways.again:
+            kept += numbers / 4
+        if layer in ways.features:
+            kept += width * numbers
     return kept

@@ -25,6 +25,7 @@ import numpy as np
 
 from stylejax import winograd
 from stylejax.layers import (
+    Pool,
     Precision,
     average_pool,
     convolve,
@@ -34,7 +35,6 @@ from stylejax.layers import (
 )
 
 Params = Mapping[str, Mapping[str, Any]]
-Pool = Callable[[jax.Array], jax.Array]
 # "zero" everywhere is how the network was trained; "replicate" repeats the picture's border at the
 # first convolution, "replicate-all" at every one; "circular" goes on from the other side at every
 # one.

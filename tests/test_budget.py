@@ -51,17 +51,17 @@ def test_ways_are_ever_smaller_and_begin_with_the_config(params):
 
 
 def test_strips_keep_what_fits_of_what_is_slow_to_compute_again(params):
-    """Of strips of one size those that compute least again come first."""
+    """Those that compute least again come first, of these the largest."""
     strips = list(budget.in_strips(Config()))
-    assert [way.recompute for way in strips[:3]] == [2, 3, None]
-    assert len({way.strip for way in strips[:3]}) == 1
+    assert list(dict.fromkeys(way.recompute for way in strips)) == [0, 1, 2, None]
+    assert [way.strip for way in strips[:2]] == [2048, 1448]
     assert all(way.recompute is None for way in strips if way.nested)
     assert {way.recompute for way in budget.in_strips(Config(strip=512, recompute=1))} == {1, None}
     fits = budget.fitting(Config(), SIZE, params, 24e9)
-    assert (fits.recompute, fits.nested) == (2, False)
+    assert (fits.recompute, fits.nested) == (0, False)
     needed = budget.need(fits, SIZE, params)
-    assert ", 2 blocks computed again, " in budget.described(fits, SIZE, needed, None)
-    tight = budget.fitting(Config(), SIZE, params, 12e9)
+    assert ", no blocks computed again, " in budget.described(fits, SIZE, needed, None)
+    tight = budget.fitting(Config(), SIZE, params, 10.6e9)
     assert tight.strip and tight.recompute is None
 
 
@@ -89,9 +89,9 @@ def test_least_is_little_more_than_the_smallest_strip_takes_with_pairs_of_bfloat
     """Hardly more, where that takes nested strips."""
     small = (1024, 1024)
     for config, size, nested, more in (
-        (Config(), small, False, 1.125),
-        (Config(), SIZE, False, 1.125),
-        (Config(optimizer=Lbfgs(memory=2)), SIZE, True, 1.05),
+        (Config(), small, False, 1.15),
+        (Config(), SIZE, False, 1.15),
+        (Config(optimizer=Lbfgs(memory=2)), (6144, 8192), True, 1.05),
     ):
         found = budget.least(config, size, params)
         assert found.nested == nested
@@ -102,7 +102,7 @@ def test_least_is_little_more_than_the_smallest_strip_takes_with_pairs_of_bfloat
         ]
         fewest = min(budget.need(way, size, params).total for way in others)
         assert budget.need(found, size, params).total <= more * fewest
-    assert budget.least(Config(), small, params).recompute == 3
+    assert budget.least(Config(), small, params).recompute == 0
     found = budget.least(Config(), SIZE, params)
     assert found.optimizer == Lbfgs(memory_dtype="bfloat16")
     adam = budget.least(Config(optimizer=Adam()), SIZE, params)
@@ -181,7 +181,7 @@ def test_devices_that_cannot_hold_their_share_take_it_in_strips(params):
     assert f"strips of {found.strip_rows(*SIZE)} rows" in budget.described(found, SIZE, each, None)
     # On a CPU all of them work at once in one process.
     over_cpus, cpu = over_eight("cpu")
-    on_cpu = dataclasses.replace(over_cpus, strip=found.strip, nested=found.nested)
+    on_cpu = dataclasses.replace(over_cpus, strip=found.strip, recompute=found.recompute)
     together = budget.need(on_cpu, SIZE, params, device=cpu)
     assert together.activations == 8 * each.activations
 

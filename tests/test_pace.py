@@ -34,13 +34,18 @@ def test_work_by_hand():
     mesh = Mesh(np.array(jax.devices()[:1] * 2), ("rows",))
     shared = dataclasses.replace(cut, mesh=mesh)
     assert pace.work(shared, (64, 48), params)[0].pixels == 64 * 48 + 11 * 2 * 36 * 48 * 3 / 2
-    # Two of three blocks again: of a pixel's products so many.
-    kernels = {layer: params[layer]["kernel"].size for layer in params if layer != "input"}
-    again = sum(n / vgg.stride(layer) ** 2 for layer, n in kernels.items() if layer < "conv3")
-    again /= sum(n / vgg.stride(layer) ** 2 for layer, n in kernels.items())
-    two = dataclasses.replace(cut, recompute=2)
-    share = pytest.approx(64 * 48 + 11 * 66 * 48 * (2 + again) / 2)
-    assert pace.work(two, (64, 48), params)[0].pixels == share and 0 < again < 1
+    # relu3_2 lags behind by 16 rows: 80 in strips of four. The first block again is so much of it.
+    deep = dataclasses.replace(one, style_layers=("relu3_2",), strip=16, recompute=1)
+    seen = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2")
+    products = [params[layer]["kernel"].size / vgg.stride(layer) ** 2 for layer in seen]
+    again = sum(products[:2]) / sum(products)
+    share = pytest.approx(64 * 48 + 11 * 80 * 48 * (2 + again) / 2)
+    assert pace.work(deep, (64, 48), params)[0].pixels == share and 0 < again < 1
+    # Nothing but the third block's first convolution, which a term looks at.
+    deep = dataclasses.replace(deep, style_layers=("relu3_1", "relu3_2"), recompute=0)
+    again = products[4] / sum(products)
+    share = pytest.approx(64 * 48 + 11 * 80 * 48 * (2 + again) / 2)
+    assert pace.work(deep, (64, 48), params)[0].pixels == share
     nested = dataclasses.replace(cut, nested=True)
     assert pace.work(nested, (64, 48), params)[0].pixels >= 64 * 48 + 11 * 66 * 48 * 2
 

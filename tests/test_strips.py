@@ -107,6 +107,90 @@ def test_features_and_gradient_are_the_wholes(
     assert_allclose(gradient, slope, rtol=0, atol=1e-11 * np.abs(slope).max())
 
 
+DEFAULT = Config().layers  # relu1_1 to relu5_1, and relu4_2
+
+
+@pytest.fixture(scope="module")
+def vgg19():
+    """Shapes are enough."""
+    return jax.eval_shape(lambda key: vgg.random_params(key), jax.random.key(0))
+
+
+def test_what_is_kept_by_hand(vgg19):
+    """The first convolutions widen what the poolings leave, but for the fifth block's."""
+
+    def keeping(recompute, pool=layers.average_pool, looked_at=DEFAULT):
+        network = strips.Network(pool, "zero", "highest")
+        cut = strips.cut(vgg19, (256, 64), looked_at, 64, network)
+        found = strips.keeping(cut, looked_at, recompute, pool)
+        assert not found.again & found.features
+        return cut, found
+
+    def firsts(*blocks):
+        return {f"{kind}{block}_1" for kind in ("conv", "relu") for block in blocks}
+
+    cut, least = keeping(0)
+    assert least.again == firsts(1, 2, 3, 4)
+    assert least.features == {"pool1", "pool2", "pool3", "relu4_2", "relu5_1"}
+    assert least.signs == {name for name in cut.stages if name.startswith("relu")}
+    assert keeping(0, layers.max_pool)[1] == least
+    _, two = keeping(2)
+    assert two.again == firsts(1, 2, 3, 4) | {n for n in cut.stages if n[4:] in ("1_2", "2_2")} | {
+        "pool1",
+        "pool2",
+    }
+    assert two.features == {"pool3", "relu4_2", "relu5_1"}
+    _, every = keeping(None)
+    assert every.again == set(cut.stages) - {"input"} and not every.signs | every.features
+    # Nobody looks at a first convolution: nothing is computed again.
+    _, none = keeping(0, looked_at=("relu1_2", "conv3_2"))
+    assert none == (set(), {n for n in cut.stages if n in none.signs}, {"relu1_2", "conv3_2"})
+    # What went into this pooling is wanted, all of it.
+    _, roots = keeping(0, layers.l2_pool, ("relu2_2", "relu3_1"))
+    assert {"conv1_1", "relu1_2", "conv2_1", "relu2_2"} <= roots.again
+    assert roots.features == {"pool1", "pool2"} and roots.signs == {"relu3_1"}
+
+
+@pytest.mark.parametrize("recompute", [0, 1, 2, None])
+@pytest.mark.parametrize("pool", [layers.average_pool, layers.max_pool, layers.l2_pool])
+def test_bytes_kept_are_what_the_gradient_is_handed(vgg19, pool, recompute):
+    """Of one strip, as the loop forwards stacks it."""
+    size, config = (256, 64), Config(strip=64, pool=pool, recompute=recompute)
+    network = strips.Network(pool, "replicate-all", "highest")
+    cut = strips.cut(vgg19, size, DEFAULT, 64, network)
+
+    def look(layer, features, counted, given):
+        return jnp.sum(jnp.square(features)), ()
+
+    def total(image, params):
+        seen = strips.fold(
+            *(params, strips.lines(image, cut), cut, look, dict.fromkeys(DEFAULT)),
+            network=network,
+            recompute=config.recompute,
+        )
+        return sum(sums for sums, _ in seen.values())
+
+    image = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
+    forwards, _ = scans(jax.make_jaxpr(jax.value_and_grad(total))(image, vgg19).jaxpr)
+    stacked = [out.aval for out in forwards.outvars[forwards.params["num_carry"] :]]
+    found = sum(array.size * array.dtype.itemsize for array in stacked) / cut.number
+    told = strips.kept_bytes(cut, DEFAULT, recompute=recompute, pool=pool)
+    assert found == pytest.approx(told, rel=0.02)
+
+
+def scans(jaxpr):
+    """All loops of a program that make something of every turn, in order."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            found.append(equation)
+        else:
+            for inner in jax.tree.leaves(tuple(equation.params.values())):
+                if hasattr(inner, "jaxpr"):
+                    found += scans(inner.jaxpr)
+    return found
+
+
 # One row wrong anywhere must not pass: how late a layer is, where the image ends, what counts.
 MISTAKES = [
     ("input", "delay", 1),
