@@ -105,7 +105,8 @@ def activation_bytes(
             kept += width * before.numbers(lanes)
         if not pooled:
             count = stage.numbers(lanes)
-            kept += count // 8 if keeps_signs(count) else count * (signs or width)
+            packed = keeps_signs(stage.numbers(1))
+            kept += count // 8 if packed else count * (signs or width)
         for layer in {stage.layer, stage.layer.replace("relu", "conv")} & compared:
             seen = stage._replace(channels=widths.get(layer, stage.channels))
             kept += width * seen.numbers(lanes)
