@@ -317,14 +317,14 @@ def programs_of(sizes: Sequence[tuple[int, int]], config: Config) -> list[Progra
     """Those of every scale of a run: of the first of several, if it is small, hurried ones."""
     first = len(sizes) > 1 and math.prod(sizes[0]) <= _SMALL
     return [
-        programs(config, hurried=first and n == 0, large=_at_a_time(size, config) > _LARGE)
+        programs(config, hurried=first and n == 0, large=large(size, config))
         for n, size in enumerate(sizes)
     ]
 
 
-def _at_a_time(size: tuple[int, int], config: Config) -> int:
-    """Pixels of a picture, or of a strip of it."""
-    return (config.strip_rows(*size) or size[0]) * size[1]
+def large(size: tuple[int, int], config: Config) -> bool:
+    """Whether what is evaluated at a time is: a picture, or a strip of it."""
+    return (config.strip_rows(*size) or size[0]) * size[1] > _LARGE
 
 
 @cache

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import allocator, arguments, colour, devices, vgg
+from stylejax import allocator, arguments, colour, devices, traces, vgg
 from stylejax.coefficients import style_shares
 from stylejax.compilation import compile_scale, compiling
 from stylejax.config import Config
@@ -32,6 +32,7 @@ from stylejax.scale import (
     at_hand,
     forget,
     gathered,
+    large,
     prepare,
     programs_of,
     run,
@@ -317,8 +318,11 @@ def _pyramid(
             given = (params, content, styles, picture, loss_weights, key)
             named: Any = dict(guides=guides, carried=carried, size=size, config=here)
             cut = here.strip_rows(*size) is not None
-            if cut:
+            # Its own are read again, where programs are kept; no other scale's is compiling.
+            largest = large(size, config) and scale == len(sizes) - 1 > first and traces.keeping()
+            if cut or largest:
                 forget(config)
+            if cut:
                 traced = own[scale].prepare.trace(*given, **named)
                 compile_scale(own[scale], traced, params, loss_weights, length=every, config=here)
             state, targets = own[scale].prepare(*given, **named)

@@ -35,6 +35,7 @@ from stylejax import (
     scale,
     statistics,
     traces,
+    transfer,
     winograd,
 )
 from stylejax.canvas import PIXELS, Blank, levels
@@ -177,6 +178,17 @@ def test_a_run_in_strips_forgets_what_jax_holds(params, folder):
         finally:
             jax.config.update("jax_enable_compilation_cache", True)
         assert another._cache_size() == left
+
+
+def test_a_large_last_scale_begins_without_what_the_others_left(params, folder, monkeypatch):
+    forgotten, forget = [], scale.forget
+    monkeypatch.setattr(transfer, "forget", lambda config: (forgotten.append(1), forget(config)))
+    config = dataclasses.replace(CONFIG, scales=2, coarse_steps=2)
+    plain, _ = last(params, config)
+    assert not forgotten
+    monkeypatch.setattr(scale, "_LARGE", 1)
+    np.testing.assert_allclose(last(params, config)[0], plain, atol=1e-3)
+    assert forgotten == [1]
 
 
 def test_of_several_scales_and_a_run_that_goes_on(params, folder, written):
