@@ -328,8 +328,8 @@ def described(config: Config, size: tuple[int, int], needed: Need, limit: float 
     """The plan in one line, as docs/scale.md shows it."""
     rows = config.strip_rows(*size)
     again = ", nested" * config.nested
-    if config.recompute is not None:
-        again += f", {config.recompute or 'no'} blocks computed again"
+    if (blocks := config.recompute) is not None:
+        again += f", {blocks or 'no'} block{'s' * (blocks != 1)} computed again"
     parts = ["whole" if rows is None else f"strips of {rows} rows{again}"]
     if isinstance(config.optimizer, Lbfgs):
         narrow = " in bfloat16" if config.optimizer.memory_dtype == "bfloat16" else ""

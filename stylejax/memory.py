@@ -92,7 +92,7 @@ def activation_bytes(
       ValueError: an unknown layer, or none.
 
     >>> round(activation_bytes((1024, 1024), ("relu1_1", "relu5_1")) / 2**20)  # megabytes
-    1360
+    1192
     """
     if not layers:
         raise ValueError("layers is empty; without a term at a layer there are no activations")
