@@ -35,10 +35,11 @@ _PICTURES_IN_STRIPS = 11
 # What the compiler's schedule needs over the activations that the gradient must have.
 _SCHEDULE = 1.05
 _SCHEDULE_OF_A_STRIP = 1.3
-# Of how many blocks all is computed again, and the sides of strips, both quickest first: strips
-# cost what they compute again, and little besides (docs/scale.md).
-_RECOMPUTED = (0, 1, 2, None)
+# The sides of strips that are tried, and of how many blocks all is computed again, both quickest
+# first. That of one block or two costs less than thinner strips do; of all blocks, more
+# (docs/scale.md).
 _SIDES = (2048, 1448, 1024, 724, 512, 362, 256)
+_RECOMPUTED = (0, 1, 2)
 # Of the least memory, what may be taken to save time: by nested strips, and by others, which take a
 # quarter less of it.
 _HARDLY_MORE = 1.05
@@ -206,9 +207,10 @@ def in_strips(config: Config) -> Iterator[Config]:
     Raises:
       ValueError: where a loss is no sum over positions.
     """
-    recomputed = _RECOMPUTED if config.recompute is None else (config.recompute,)
-    for nested in (False, True)[config.nested :]:
-        for blocks, side in itertools.product((None,) if nested else recomputed, _SIDES):
+    given = config.recompute
+    recomputed = [_RECOMPUTED, (None,)] if given is None else [(given,)]
+    for again, nested in [*((blocks, False) for blocks in recomputed), ((None,), True)]:
+        for side, blocks in itertools.product(_SIDES, again if nested >= config.nested else ()):
             if config.strip is None or side < config.strip or nested > config.nested:
                 yield dataclasses.replace(
                     config, strip=side, strip_above=None, recompute=blocks, nested=nested

@@ -51,10 +51,12 @@ def test_ways_are_ever_smaller_and_begin_with_the_config(params):
 
 
 def test_strips_keep_what_fits_of_what_is_slow_to_compute_again(params):
-    """Those that compute least again come first, of these the largest."""
+    """The largest come first, of these those that compute least again, and last all."""
     strips = list(budget.in_strips(Config()))
     assert list(dict.fromkeys(way.recompute for way in strips)) == [0, 1, 2, None]
-    assert [way.strip for way in strips[:2]] == [2048, 1448]
+    assert [way.strip for way in strips[:4]] == [2048, 2048, 2048, 1448]
+    assert strips[3 * 7].recompute is None and strips[3 * 7].strip == 2048
+    assert all(way.nested for way in budget.in_strips(Config(strip=512, nested=True)))
     assert all(way.recompute is None for way in strips if way.nested)
     assert {way.recompute for way in budget.in_strips(Config(strip=512, recompute=1))} == {1, None}
     fits = budget.fitting(Config(), SIZE, params, 24e9)
@@ -102,7 +104,7 @@ def test_least_is_little_more_than_the_smallest_strip_takes_with_pairs_of_bfloat
         ]
         fewest = min(budget.need(way, size, params).total for way in others)
         assert budget.need(found, size, params).total <= more * fewest
-    assert budget.least(Config(), small, params).recompute == 0
+    assert budget.least(Config(), small, params).recompute in (0, 1)
     found = budget.least(Config(), SIZE, params)
     assert found.optimizer == Lbfgs(memory_dtype="bfloat16")
     adam = budget.least(Config(optimizer=Adam()), SIZE, params)
