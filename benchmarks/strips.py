@@ -1,10 +1,10 @@
 """What strips cost: seconds of an evaluation and planned memory, beside the whole picture's.
 
-python benchmarks/strips.py PHOTO PAINTING [--size 1024x1024] [--ways whole,512,512:3,512:nested]
+python benchmarks/strips.py PHOTO PAINTING [--size 1024x1024] [--ways whole,512:0,512:1,512,512:nested]
     [--repeats 7] [--weights FILE]
 
-A way is ``whole`` or the side of a strip, and behind a colon the blocks whose activations are
-computed again (all of them without it), or ``nested``. The ways take turns. Memory is what the
+A way is ``whole`` or the side of a strip, and behind a colon the blocks of which all is computed
+again (all of them without it), or ``nested``. The ways take turns. Memory is what the
 compiler plans for value and gradient, without arguments and results.
 """
 
@@ -26,7 +26,7 @@ EVALUATIONS = 2  # in one call, so that each runs in a loop, as in a run
 
 
 def config_of(way: str) -> Config:
-    """``whole``, ``512``, ``512:3`` or ``512:nested`` as a config."""
+    """``whole``, ``512``, ``512:1`` or ``512:nested`` as a config."""
     if way == "whole":
         return Config()
     side, _, blocks = way.partition(":")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("photo", type=Path)
     parser.add_argument("painting", type=Path)
     parser.add_argument("--size", default="1024x1024")
-    parser.add_argument("--ways", default="whole,512,512:3,512:nested")
+    parser.add_argument("--ways", default="whole,512:0,512:1,512,512:nested")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--weights", type=Path)
     given = parser.parse_args(argv)
