@@ -1,11 +1,11 @@
 """What strips cost: seconds of an evaluation and planned memory, beside the whole picture's.
 
-python benchmarks/strips.py PHOTO PAINTING [--size 1024x1024] [--ways whole,512:0,512:1,512,512:nested]
-    [--repeats 7] [--weights FILE]
+python benchmarks/strips.py PHOTO PAINTING [--size 1024x1024]
+    [--ways whole,512:0,512:1,512,512:nested] [--repeats 7] [--weights FILE]
 
 A way is ``whole`` or the side of a strip, and behind a colon the blocks of which all is computed
-again (all of them without it), or ``nested``. The ways take turns. Memory is what the
-compiler plans for value and gradient, without arguments and results.
+again (all of them without it), or ``nested``. The ways take turns. Memory is what the compiler
+plans for value and gradient, without arguments and results.
 """
 
 import argparse
