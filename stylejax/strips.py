@@ -278,9 +278,10 @@ def fold(
     Returns:
       By layer the sums over all strips, and what was kept, ``[number, ...]``.
     """
-    kept = keeping(cut, given, recompute, network.pool)
-    one_strip = partial(_through, params, cut, look, network, kept)
-    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    ways = keeping(cut, given, recompute, network.pool)
+    one_strip = partial(_through, params, cut, look, network, ways)
+    # Large maxima name their places, which are not wanted where all is computed again.
+    policy = jax.checkpoint_policies.save_only_these_names(*(() if recompute is None else (KEPT,)))
     through = jax.checkpoint(one_strip, prevent_cse=False, policy=policy)
 
     def strip(carry: Any, brought: Any) -> tuple[Any, Any]:
@@ -403,7 +404,7 @@ def _through(
     cut: Cut,
     look: Look,
     network: Network,
-    keeping: Keeping,
+    ways: Keeping,
     x: jax.Array,
     buffers: Mapping[str, jax.Array],
     turn: Turn,
@@ -432,19 +433,19 @@ def _through(
             enter = vgg.Preprocessing(vgg.narrow(network.precision))
             x = enter.apply({"params": params["input"]}, x)
         if layer.startswith("relu"):
-            x = rectify_keeping_signs(x) if layer in keeping.signs else rectify(x)
+            x = rectify_keeping_signs(x) if layer in ways.signs else rectify(x)
         else:
             above = buffers.get(layer)
             if layer.startswith("pool"):
                 pool = network.pool
-                if layer not in keeping.again:
+                if layer not in ways.again:
                     pool = MAXIMA.get(pool, pool)
                 x, last = _pool(stage, cut.stages[layer], pool, x, above, turn)
             else:
                 x, last = _convolve(params, layer, stage, network, x, above, turn)
             if last is not None:
                 handed[layer] = last
-        if layer in keeping.features:
+        if layer in ways.features:
             x = checkpoint_name(x, KEPT)
         if layer in given:
             seen[layer] = looked(layer, _leaving(params, layer, x), 0)
