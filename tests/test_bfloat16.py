@@ -6,6 +6,8 @@ backwards; everything else is as it is. Values are then noisy by about 1e-3, and
 quite belong to them, which is what a line search might not survive.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,8 +65,13 @@ def run(switch, rounding, params, content, style, config):
     switch(rounding)
     result = stylize(params, content, [style], config=config, loss_weights=WEIGHTS)
     switch(False)
+    return result, true_loss(result, params, content, style, config)
+
+
+def true_loss(result, params, content, style, config):
+    """Of a picture, in float32."""
     targets = make_targets(params, content, [style], WEIGHTS, config)
-    return result, float(evaluate(result.image, params, targets, WEIGHTS, config)[0])
+    return float(evaluate(result.image, params, targets, WEIGHTS, config)[0])
 
 
 def test_the_double_rounds_forwards_and_backwards(on_a_tpu, quick_compilation):
@@ -147,15 +154,35 @@ def test_a_line_search_that_knows_of_the_noise_goes_on(on_a_tpu, quick_compilati
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", LARGE, ids=["lbfgs", "adam"])
-def test_vgg_19_s_run_ends_as_low(optimizer, on_a_tpu, real_params, shared):
+def test_vgg_19_s_runs_end_as_low(optimizer, on_a_tpu, real_params, shared):
+    """On average over eight.
+
+    One run says less than it seems to: of a photo brighter by 1e-6, or compiled otherwise, one of
+    float32 ends up to 2% elsewhere, too.
+    """
+
     def small(kind, name):
         image = images.load(shared / "images" / kind / f"{name}.jpg").image
         return np.asarray(images.resize(image, *images.fit(*image.shape[:2], 64)))
 
-    content, style = small("content", "golden_gate"), small("style", "starry_night")
     config = Config(scales=1, steps=100, optimizer=optimizer)
     params = jax.tree.map(jnp.asarray, vgg.up_to(real_params, config.layers))
-    _, exact = run(on_a_tpu, False, params, content, style, config)
-    rough, noisy = run(on_a_tpu, True, params, content, style, config)
-    assert running(rough) and taken(rough) == 100
-    assert noisy < 1.02 * exact
+    photos, paintings = ("golden_gate", "hoover_tower_night"), ("starry_night", "the_scream")
+    pairs = [
+        (np.float32(small("content", photo) * brighter), small("style", painting))
+        for photo, painting, brighter in itertools.product(photos, paintings, (1, 1 + 1e-6))
+    ]
+
+    def losses(rounding):
+        on_a_tpu(rounding)
+        found = [
+            stylize(params, content, [style], config=config, loss_weights=WEIGHTS)
+            for content, style in pairs
+        ]
+        assert all(running(result) and taken(result) == 100 for result in found)
+        on_a_tpu(False)
+        both = zip(found, pairs, strict=True)
+        return np.array([true_loss(result, params, *pair, config) for result, pair in both])
+
+    ratios = losses(True) / losses(False)
+    assert np.mean(ratios) < 1.02, ratios

@@ -27,6 +27,7 @@ from problems import (
 from scipy.optimize import minimize
 
 from stylejax.optimizers import JaxoptLbfgsb, Lbfgs, Status
+from stylejax.optimizers.line_search import search
 from stylejax.optimizers.pairs import forgotten
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -229,6 +230,28 @@ def test_concave_places_cost_no_failed_searches(minimizer):
     problem = Problem(RIDGE, weights=CONDITION_100 / 10, target=np.full(SIZE, 0.5))
     found = run(minimizer, problem, limit=10)
     assert found.evaluations[-1] <= 30
+
+
+@pytest.mark.parametrize(
+    ("slope", "noise", "trials"), [(3e-3, 1e-3, 1), (5e-3, 1e-3, 2), (3e-3, 0, 2)]
+)
+def test_what_noise_hides_is_not_looked_for(slope, noise, trials):
+    """A parabola that the full step goes across to the same height, where it is as steep.
+
+    Its bottom, half way, is lower by a quarter of the slope. That is looked for where twice of it,
+    which is what a search may count on, exceeds what two values can be off by: 2e-3 of 1.
+    """
+    bottom = 0.501
+
+    def evaluate(step):
+        value = 1 - slope * (step - step * step / (2 * bottom))
+        return value, jnp.full(1, slope * (step / bottom - 1)), ()
+
+    here, gradient, _ = evaluate(jnp.zeros(()))
+    found = search(evaluate, jnp.ones(1), here, gradient, (), trials=20, noise=noise)
+    assert int(found.trials) == trials
+    assert 0.4 < float(found.at.step) <= 1
+    assert float(found.at.value) < 1
 
 
 def test_the_line_search_has_no_reverse_mode():

@@ -80,7 +80,8 @@ def search(
       gradient: of the objective here.
       aux: what the objective reports here.
       trials: evaluations at most.
-      noise: share of a value that may be rounding: a place no higher than that counts as lower.
+      noise: share of a value that may be rounding: a place no higher than that counts as lower, and
+        nothing that little lower is looked for.
     """
     slope = jnp.vdot(gradient, direction, precision="highest")
     zero = jnp.zeros_like(value)
@@ -93,7 +94,11 @@ def search(
         tried, gradient, aux = evaluate(state.trial)
         usable = finite(tried, gradient)
         place = Point(state.trial, tried, jnp.vdot(gradient, direction, precision="highest"))
-        return _judged(state, start, place, usable, gradient, aux)
+        new = _judged(state, start, place, usable, gradient, aux)
+        if not noise:
+            return new
+        # Of two values each may be off by it.
+        return new._replace(done=new.done | _within_rounding(new, 2 * noise * jnp.abs(value)))
 
     none = Found(start, gradient, aux, jnp.asarray(0, jnp.int32), jnp.asarray(False))
     uphill = jnp.isfinite(value) & ~(slope < 0)
@@ -138,6 +143,17 @@ def _judged(
         ),
         done=only | (lower & flat) | (bracketed & narrow),
     )
+
+
+def _within_rounding(state: _Search, rounding: jax.Array) -> jax.Array:
+    """Whether what was found could be lowered by no more than ``rounding`` within its bracket.
+
+    A parabola whose bottom lies in the bracket is there lower by at most half of the slope times
+    the width.
+    """
+    low, high = state.low, state.high
+    left = jnp.abs(low.slope * (high.step - low.step)) / 2
+    return state.bracketed & (low.step > 0) & (left <= rounding)
 
 
 def _between(low: Point, high: Point) -> jax.Array:
