@@ -234,7 +234,7 @@ def machine() -> Row:
 EVALUATION = (
     " size  pool  padding        precision    ours s   torch s  ours/torch  ours/floor  GFLOP/s"
     "  load  torch's setting",
-    "{size:5}  {pooling:4}  {padding:13}  {precision:9}  {ours:8.3f}  {torch:8.3f}  {ratio:10.2f}"
+    "{size:5}  {pooling:4}  {padding:13}  {precision:9}  {ours:8.4g}  {torch:8.4g}  {ratio:10.2f}"
     "  {floor:10.2f}  {gflops:7.0f}  {load[0]:4.1f}  {setting}",
 )
 WHOLE = (

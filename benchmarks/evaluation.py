@@ -1,12 +1,13 @@
 """Seconds per evaluation of the default objective and its gradient, inside the compiled loop.
 
 python benchmarks/evaluation.py [--sizes 256 512] [--chunks 9] [--padding zero replicate-all]
-    [--precision highest] [--bare]
+    [--precision highest] [--bare] [--compact]
 
 Square random pictures, real weights. For each size and padding: compile seconds of the two
 programs of a scale, then the median over chunks of three L-BFGS steps, paddings in turn, divided
 by the evaluations each took. ``--bare`` leaves L-BFGS out: ten evaluations in a compiled loop, each
-of a picture that the one before has moved. TFLOP/s are those of the direct convolutions.
+of a picture that the one before has moved; ``--compact`` takes L-BFGS's compact form. TFLOP/s are
+those of the direct convolutions.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stylejax import DEFAULT_WEIGHTS, VGG19, Config, effort, objective, scale, vgg, weights
+from stylejax import DEFAULT_WEIGHTS, VGG19, Config, Lbfgs, effort, objective, scale, vgg, weights
 from stylejax.canvas import PIXELS
 from stylejax.config import Precision
 
@@ -128,13 +129,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--padding", nargs="+", default=["zero", "replicate-all"])
     parser.add_argument("--precision", choices=get_args(Precision), default="highest")
     parser.add_argument("--bare", action="store_true")
+    parser.add_argument("--compact", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--chunks", type=int, default=9)
     arguments = parser.parse_args(argv)
     params = scale.at_hand(weights.load(weights.resolve()))
     kind = Bare if arguments.bare else Run
     print("size  padding          first chunk   s/evaluation  against the first padding  TFLOP/s")
     for size in arguments.sizes:
-        config = replace(Config(), precision=arguments.precision)
+        optimizer = Lbfgs(compact=arguments.compact)
+        config = Config(precision=arguments.precision, optimizer=optimizer)
         runs = [kind(params, size, replace(config, padding=p)) for p in arguments.padding]
         for _ in range(arguments.chunks):
             for run in runs:
