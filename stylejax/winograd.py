@@ -33,9 +33,9 @@ CACHED = 36 * 128 * 128 * 4
 MANY = 2**24
 FEW = 2**21
 STRIP = 2**27
-# Of so many channels that are summed over, a kernel's last ones, the kernel is the product's left
-# side: Eigen, which the steps' products are left to (``effort``), takes it as it lies.
-DEEP = 512
+# A kernel is worth its memory traffic, four times the direct one's, from so many tiles times
+# channels on: 4 tiles of 512 channels, 16 of 128.
+ENOUGH = 2**11
 # Parts of a round, one for a core; with more cores no rounds are made.
 PARTS = 2
 
@@ -98,7 +98,8 @@ def wide(channels: int, outputs: int) -> bool:
 def worthwhile(shape: Sequence[int], outputs: int) -> bool:
     """Whether correlating ``[h, w, in]`` features does: enough channels and enough tiles."""
     height, width, channels = shape
-    return wide(channels, outputs) and -(-height // TILE) * -(-width // TILE) >= 16
+    tiles = -(-height // TILE) * -(-width // TILE)
+    return wide(channels, outputs) and tiles * min(channels, outputs) >= ENOUGH
 
 
 def correlate(
@@ -245,7 +246,10 @@ def _multiplied(
     matrix = (_BACKWARD if turned else _FORWARD).output
     sums = partial(_apply, np.kron(matrix, matrix))
     summed = 2 if turned else 1
-    if turned and channels >= DEEP:
+    # Where the kernel's last channels are summed over, Eigen, which the steps' products are left to
+    # (``effort``), takes it as it lies if it is the left side, and lays it out anew if it is the
+    # right one; with few tiles that takes as long as the product.
+    if turned and 2 * down * across <= channels:
         contract = ((summed,), (2,)), ((0,), (0,))
         products = jax.lax.dot_general(kernel, points, contract, precision=precision)
         tiles = sums(products).reshape(TILE, TILE, -1, down, across).transpose(3, 0, 4, 1, 2)

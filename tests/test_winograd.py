@@ -1,6 +1,7 @@
 """Winograd's filtering against the oracle in float64, and as the network uses it."""
 
 import re
+from functools import partial
 
 import jax
 import jax.extend
@@ -99,24 +100,44 @@ def test_parts_are_the_whole(rng, x64, monkeypatch, way, outputs, turned):
     assert_allclose(winograd.correlate(x, evaluated, turned=turned), whole, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 5), (11, 14, 5)])
-def test_deep_kernels_are_the_product_s_left_side(rng, x64, monkeypatch, shape):
-    """Of the gradient's correlation: the same sums, laid out the other way."""
-    x, kernel = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=(3, 3, 4, 5)))
+@pytest.mark.parametrize(
+    ("shape", "left"),
+    [((6, 6, 5), True), ((11, 14, 5), False), ((11, 14, 17), False), ((11, 14, 18), True)],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_over_few_tiles_the_turned_kernel_is_the_product_s_left_side(rng, x64, shape, left, turned):
+    """Of one tile, and of nine, which twice are 18 channels: the same sums, laid out otherwise."""
+    height, width, channels = shape
+    sides = (4, channels) if turned else (channels, 4)
+    x, kernel = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=(3, 3, *sides)))
     evaluated = winograd.evaluate_kernel(kernel)
-    usual = winograd.correlate(x, evaluated, turned=True)
-    monkeypatch.setattr(winograd, "DEEP", 5)
-    jax.clear_caches()  # of what was traced with the other
-    text = str(jax.make_jaxpr(lambda x: winograd.correlate(x, evaluated, turned=True))(x))
-    assert "f64[36,4," in text
-    found = winograd.correlate(x, evaluated, turned=True)
-    assert_allclose(found, usual, rtol=0, atol=1e-13)
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    correlate = partial(winograd.correlate, kernel=evaluated, turned=turned)
+    tiles = -(-(height - 2) // 4) * -(-(width - 2) // 4)
+    products = f"f64[36,4,{tiles}]" if turned and left else f"f64[36,{tiles},4]"
+    assert products in str(jax.make_jaxpr(correlate)(x))
     direct = jax.lax.conv_general_dilated(
-        x[None], turned, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x[None],
+        kernel[::-1, ::-1].swapaxes(2, 3) if turned else kernel,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[0]
-    assert_allclose(found, direct, rtol=0, atol=1e-12)
-    jax.clear_caches()
+    assert_allclose(correlate(x), direct, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "enough"),
+    [
+        ((8, 8, 512), 512, True),
+        ((8, 4, 512), 512, False),
+        ((13, 13, 128), 128, True),
+        ((12, 16, 128), 128, False),
+        ((16, 13, 128), 256, True),
+        ((512, 512, 32), 64, False),
+    ],
+)
+def test_a_kernel_is_worth_its_memory_traffic(shape, outputs, enough):
+    assert winograd.worthwhile(shape, outputs) == enough
 
 
 def test_rounds_hold_a_few_tiles_at_once(monkeypatch):
@@ -179,7 +200,7 @@ def test_vmap_is_each_alone(rng, always):
 @pytest.mark.parametrize(("channels", "outputs"), [(64, 64), (256, 128)])
 def test_rounding_in_float32(rng, padding, channels, outputs):
     """At widths where it is used: 1e-5 of the largest output, forwards and backwards."""
-    x = rng.normal(size=(18, 17, channels)).astype(np.float32)
+    x = rng.normal(size=(22, 21, channels)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, channels, outputs)) / (9 * channels) ** 0.5
     kernel = kernel.astype(np.float32)
     assert winograd.worthwhile(x.shape, kernel.shape[-1])
