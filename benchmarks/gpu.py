@@ -9,6 +9,8 @@ are over. PyTorch is wanted for some (the extra parity), and the network's file 
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,13 +56,16 @@ def run(command: Command) -> str:
     """How it ended."""
     script = str(HERE / f"{command.words[0]}.py")
     began = time.perf_counter()
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-u", script, *command.words[1:]], timeout=command.limit
-        )
-    except subprocess.TimeoutExpired:
-        return f"ended after {command.limit} s"
-    return f"status {ended.returncode} after {time.perf_counter() - began:.0f} s"
+    whole = [sys.executable, "-u", script, *command.words[1:]]
+    with subprocess.Popen(whole, start_new_session=True) as child:
+        try:
+            status = child.wait(command.limit)
+        except subprocess.TimeoutExpired:
+            return f"ended after {command.limit} s"
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)  # what it has started holds the card, too
+    return f"status {status} after {time.perf_counter() - began:.0f} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
