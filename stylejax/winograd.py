@@ -34,7 +34,7 @@ MANY = 2**24
 FEW = 2**21
 STRIP = 2**27
 # A kernel is worth its memory traffic, four times the direct one's, from so many tiles times
-# channels on: 4 tiles of 512 channels, 16 of 128.
+# channels on, of which fewer than 128 count as these: 4 tiles of 512 channels, 16 of 128 or 64.
 ENOUGH = 2**11
 # Parts of a round, one for a core; with more cores no rounds are made.
 PARTS = 2
@@ -99,7 +99,7 @@ def worthwhile(shape: Sequence[int], outputs: int) -> bool:
     """Whether correlating ``[h, w, in]`` features does: enough channels and enough tiles."""
     height, width, channels = shape
     tiles = -(-height // TILE) * -(-width // TILE)
-    return wide(channels, outputs) and tiles * min(channels, outputs) >= ENOUGH
+    return wide(channels, outputs) and tiles * max(128, min(channels, outputs)) >= ENOUGH
 
 
 def correlate(
