@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from stylejax import bits, columns, winograd
+from stylejax import bits, winograd
 
 Precision = str | None
 Pool = Callable[[jax.Array], jax.Array]
@@ -160,15 +160,6 @@ def _unframed(x: jax.Array, frame: _Frame) -> jax.Array:
     return _sides_added(x) if frame[1] == "edge" else x
 
 
-def _closed(x: jax.Array, frame: _Frame) -> jax.Array:
-    """The transpose of a frame of zeros, or of lines from the other side; other axes are left."""
-    for axis, beyond in enumerate(frame):
-        if beyond in ("constant", "wrap"):
-            first, inner, last = jnp.split(x, [1, x.shape[axis] - 1], axis)
-            x = _with_ends(inner, last, first, axis=axis) if beyond == "wrap" else inner
-    return x
-
-
 def _sides_added(x: jax.Array) -> jax.Array:
     return _with_ends(x[:, 1:-1], x[:, :1], x[:, -1:], axis=1)
 
@@ -205,13 +196,8 @@ def _convolve(
     def by_tiles(x: jax.Array, _: jax.Array, evaluated: jax.Array) -> jax.Array:
         return winograd.correlate(_framed(x, frame), evaluated, precision=precision)
 
-    def by_columns(x: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        return columns.correlate(_framed(x, frame), kernel, precision=precision)
-
     on_cpu: Any = direct if all(zeros) else cropped
-    if columns.worthwhile(x.shape[:2], *kernel.shape[2:]):
-        on_cpu = by_columns
-    elif evaluated is not None and winograd.worthwhile(x.shape, kernel.shape[-1]):
+    if evaluated is not None and winograd.worthwhile(x.shape, kernel.shape[-1]):
         on_cpu = by_tiles
     if on_cpu is direct:
         return direct(x, kernel, evaluated)
@@ -269,18 +255,6 @@ def _back(
         framed = _framed(cotangent, around)
         return winograd.correlate(framed, evaluated, turned=True, precision=precision)
 
-    def by_columns(cotangent: jax.Array, kernel: jax.Array, _: jax.Array | None) -> jax.Array:
-        whole = columns.transposed(cotangent, kernel, precision=precision)
-        return _closed(whole, frame)
-
-    if columns.worthwhile(cotangent.shape[:2], *kernel.shape[2:]):
-        return jax.lax.platform_dependent(
-            cotangent,
-            kernel,
-            evaluated,
-            cpu=by_columns,
-            default=lambda cotangent, *given: direct(_framed(cotangent, extra), *given),
-        )
     cotangent = _framed(cotangent, extra)
     if evaluated is None or not winograd.worthwhile(cotangent.shape, kernel.shape[2]):
         return direct(cotangent, kernel, evaluated)
