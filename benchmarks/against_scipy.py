@@ -14,11 +14,20 @@ import jax
 import numpy as np
 import scipy.optimize
 
-from stylejax import DEFAULT_WEIGHTS, Config, evaluate, images, make_targets, stylize, weights
+from stylejax import (
+    DEFAULT_WEIGHTS,
+    Config,
+    evaluate,
+    images,
+    iterate,
+    make_targets,
+    vgg,
+    weights,
+)
 
 
 def scipy_curve(
-    params: dict, content: np.ndarray, style: np.ndarray, config: Config, n: int
+    params: vgg.Params, content: np.ndarray, style: np.ndarray, config: Config, n: int
 ) -> list:
     """The lowest loss so far after each of SciPy's first ``n`` evaluations."""
     loss_weights = DEFAULT_WEIGHTS
@@ -40,15 +49,23 @@ def scipy_curve(
     return losses[:n]
 
 
-def our_curve(params: dict, content: np.ndarray, style: np.ndarray, config: Config, n: int) -> list:
-    """The loss after each of our first ``n`` evaluations (the last accepted one's).
-
-    The start's, the first evaluation, is in no row: infinite.
-    """
-    history = stylize(params, content, [style], config=config).history[0]
-    done, loss = np.asarray(history.evaluations), np.asarray(history.terms.total)
+def our_curve(
+    params: vgg.Params,
+    content: np.ndarray,
+    style: np.ndarray,
+    config: Config,
+    n: int,
+    *,
+    init: np.ndarray | None = None,
+) -> list[float]:
+    """The loss after each of our first ``n`` evaluations (the last accepted one's)."""
+    run = list(iterate(params, content, [style], config=config, init=init))
+    done, loss = (
+        np.concatenate([take(progress.history) for progress in run])
+        for take in (lambda rows: rows.evaluations, lambda rows: rows.terms.total)
+    )
     steps = np.searchsorted(done, np.arange(1, n + 1), side="right")
-    return [float(loss[step - 1]) if step else np.inf for step in steps]
+    return [float(loss[step - 1]) for step in steps]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
