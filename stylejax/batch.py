@@ -122,7 +122,7 @@ def _own(
 # What only one picture can have.
 _WITHOUT = (
     *("photo", "paintings", "save_every", "animation", "animation_every"),
-    *("checkpoint", "checkpoint_every", "resume"),
+    *("checkpoint", "checkpoint_every", "resume", "draft"),
     *("devices", "hosts", "coordinator", "processes", "process"),
 )
 

@@ -568,6 +568,15 @@ def command(
             "and pairs of L-BFGS in bfloat16.",
         ),
     ] = False,
+    draft: Annotated[
+        bool,
+        _flag(
+            "--draft",
+            "Start from what the built-in network makes of it, through all scales, and go on at "
+            "the last scale alone, or at --scales: the same loss in little more than half the "
+            "time; large shapes are more the small network's.",
+        ),
+    ] = False,
     devices: Annotated[
         int | None,
         _option(

@@ -26,8 +26,9 @@ class Clock:
     The first step of each scale, which waits for the compiler, is left out of the speed.
     """
 
-    def __init__(self, config: Config, height: int, width: int) -> None:
-        """Plans the run."""
+    def __init__(self, config: Config, height: int, width: int, *, name: str = "") -> None:
+        """Plans the run; ``name`` goes before its scales, where it is one of several."""
+        self.name = name
         sizes = config.sizes(height, width)
         self.pixels = [h * w for h, w in sizes]
         self.steps = [config.steps_at(i, len(sizes)) for i in range(len(sizes))]
@@ -108,7 +109,7 @@ def live(console: rich.console.Console, clock: Clock) -> Iterator[Show]:
             bar.update(
                 task,
                 completed=clock.done(progress),
-                scale=scale_text(progress),
+                scale=clock.name + scale_text(progress),
                 step=f"{progress.step}/{progress.steps}",
                 speed=f"{clock.speed:.3g}/s",
                 left=duration(clock.left(progress)),
@@ -130,7 +131,7 @@ def lines(console: rich.console.Console, clock: Clock) -> Iterator[Show]:
         if tenth != shown:
             shown = tenth
             console.print(
-                f"{scale_text(progress)}  step {progress.step}/{progress.steps}  "
+                f"{clock.name}{scale_text(progress)}  step {progress.step}/{progress.steps}  "
                 f"{terms_text(progress)}  {clock.speed:.3g} steps/s  "
                 f"{duration(clock.left(progress))} left",
                 soft_wrap=True,

@@ -126,7 +126,7 @@ _WITHOUT = (
     *("paintings", "content_weight", "style_weight", "style_blend_weights"),
     *("mask", "style_mask", "content_mask", "labels", "style_labels", "region_weights"),
     *("save_every", "write_record", "plot", "sheet", "animation", "animation_every"),
-    *("checkpoint", "checkpoint_every", "resume"),
+    *("checkpoint", "checkpoint_every", "resume", "draft"),
     *("hosts", "coordinator", "processes", "process"),  # each of them would write the figure
 )
 

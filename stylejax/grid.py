@@ -243,7 +243,7 @@ def _value(axis: Axis, value: str) -> str:
 
 def _check_common(own: dict[str, Any], given: dict[str, Any]) -> None:
     several = ("devices", "hosts", "coordinator")  # share one picture; a grid has many at once
-    one = ("save_every", "plot", "sheet", "animation", "checkpoint", "resume")
+    one = ("save_every", "plot", "sheet", "animation", "checkpoint", "resume", "draft")
     for name in (*one, *several):
         if own[name]:
             option = "--" + name.replace("_", "-")

@@ -56,6 +56,7 @@ class Made(NamedTuple):
       interrupted: the signal that stopped it before its end, 0 if none did.
       frames: of an animation, ``[h, w, 3]`` uint8.
       saved: whether its end is in ``--checkpoint``.
+      draft: what is told of the draft that it started from, or is; None without one.
     """
 
     picture: np.ndarray
@@ -64,6 +65,7 @@ class Made(NamedTuple):
     interrupted: int = 0
     frames: tuple[np.ndarray, ...] = ()
     saved: bool = False
+    draft: dict[str, Any] | None = None
 
 
 def run(job: Job) -> int:
@@ -78,14 +80,48 @@ def run(job: Job) -> int:
         job = job._replace(params=scale.on_device(job.params))
         if hosts.writes():
             _tell_plan(job, console)
-        with shown(job, console) as show:
-            made, last = make(job, show, lambda: hosts.any_of_them(stop_asked()), begun=_begun(job))
+        made, last = _make_both(job, console, lambda: hosts.any_of_them(stop_asked()))
         if not hosts.writes():
             return 0 if record.worst(made.trace) not in record.BAD else FAILED
         write(job, made)
     if not _write_companions(job, made):
         made = made._replace(interrupted=signal.SIGINT)
     return _tell(job, console, made, last)
+
+
+def _make_both(
+    job: Job, console: rich.console.Console, stop_asked: Callable[[], int]
+) -> tuple[Made, transfer.Progress]:
+    """The picture with its last step; from a draft, where one is wanted.
+
+    A draft that is stopped is the picture. A run that goes on from a save has had its draft.
+    """
+    begun, draft, spent = _begun(job), job.draft, 0.0
+    told: dict[str, Any] | None = None
+    if draft is not None and begun is not None and begun.place is not None:
+        # What it started from does not count any more, but that there was a picture does.
+        job = job._replace(init=np.zeros_like(job.content))
+        told = {"network": draft.network.origin.network}
+    elif draft is not None:
+        with shown(job, console, of=draft) as show:
+            made, last = make(draft, show, stop_asked)
+        told = {
+            "network": draft.network.origin.network,
+            "status": _status(made),
+            "evaluations": made.trace[-1].evaluations,
+            "seconds": round(made.seconds, 3),
+            "loss": record.plain(made.trace[-1].loss),
+        }
+        if made.interrupted:
+            return made._replace(draft=told), last
+        scale.forget(draft.preset.config)
+        job, spent = job._replace(init=np.clip(made.picture, 0, 1)), made.seconds
+        del made, last
+    held = [begun]
+    del begun  # ``make`` lets go of its state, whose memory is wanted
+    with shown(job, console) as show:
+        made, last = make(job, show, stop_asked, begun=held.pop())
+    return made._replace(seconds=made.seconds + spent, draft=told), last
 
 
 def on(device: Any) -> AbstractContextManager[Any]:
@@ -218,7 +254,10 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
     needed = budget.need(config, size, job.params, device=job.device)
     told = budget.described(config, size, needed, budget.available(job.device))
     try:
-        seconds = pace.seconds(config, size, job.params, device=job.device)
+        runs = [job] if job.draft is None else [job.draft, job]
+        seconds = sum(
+            pace.seconds(each.preset.config, size, each.params, device=job.device) for each in runs
+        )
         told += f", about {display.duration(seconds)}"
     except jax.errors.JaxRuntimeError as error:
         # The run itself may still fit, in parts: it takes less and less until it does.
@@ -227,12 +266,26 @@ def _tell_plan(job: Job, console: rich.console.Console) -> None:
     console.print(told, soft_wrap=True, highlight=False)
 
 
-def shown(job: Job, console: rich.console.Console) -> AbstractContextManager[display.Show]:
-    """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet."""
+def shown(
+    job: Job, console: rich.console.Console, *, of: Job | None = None
+) -> AbstractContextManager[display.Show]:
+    """A line that stays in place on a terminal, lines elsewhere, nothing if it shall be quiet.
+
+    Args:
+      job: says whether it shall.
+      console: where.
+      of: the draft that is shown; None where it is the job itself.
+    """
     if job.given["quiet"] or not hosts.writes():
         return display.silent()
-    clock = display.Clock(job.preset.config, *job.content.shape[:2])
+    config, name = (job if of is None else of).preset.config, "" if of is None else "draft, "
+    clock = display.Clock(config, *job.content.shape[:2], name=name)
     return (display.live if console.is_terminal else display.lines)(console, clock)
+
+
+def _status(made: Made) -> str:
+    """In a word, as a record has it."""
+    return "interrupted" if made.interrupted else record.worst(made.trace).name.lower()
 
 
 def provenance(job: Job, made: Made) -> dict[str, Any]:
@@ -258,10 +311,11 @@ def provenance(job: Job, made: Made) -> dict[str, Any]:
         "devices": 1 if job.preset.config.mesh is None else job.preset.config.mesh.size,
         "width": job.content.shape[1],
         "height": job.content.shape[0],
-        "status": "interrupted" if made.interrupted else record.worst(made.trace).name.lower(),
+        "status": _status(made),
         "evaluations": made.trace[-1].evaluations,
         "seconds": round(made.seconds, 3),
         "loss": record.plain(made.trace[-1].loss),
+        **({} if made.draft is None else {"draft": made.draft}),
     }
 
 
@@ -315,7 +369,9 @@ def _tell(job: Job, console: rich.console.Console, made: Made, last: transfer.Pr
     status, output = record.worst(made.trace), job.given["output"]
     height, width = job.content.shape[:2]
     if made.interrupted:
-        message = f"interrupted at {display.scale_text(last)}, step {last.step}"
+        drafting = made.draft is not None and made.draft.get("status") == "interrupted"
+        where = ("draft, " if drafting else "") + display.scale_text(last)
+        message = f"interrupted at {where}, step {last.step}"
         message += "; --resume goes on from there" if made.saved else ""
         code = 128 + made.interrupted
     elif status in record.BAD:

@@ -74,6 +74,7 @@ _BEHIND = {
     "config.total_variation": ("tv_form",),
     "config.pool": ("pooling",),
     "config.steps_per_scale": ("scale_steps",),
+    "config.scales": ("scales", "draft"),
     "config.first_steps": ("steps",),
     "config.noise": ("init",),
     "config.blank": ("init",),

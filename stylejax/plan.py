@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from stylejax import (
     arguments,
     budget,
+    colour,
     companions,
     compilation,
     devices,
@@ -45,6 +46,8 @@ class Job(NamedTuple):
       network: the network's file and origin.
       params: the network, prepared by the preset.
       device: where to run; None is JAX's own choice.
+      draft: the run, by the built-in network, whose picture this one starts from; None where it
+        starts from ``init``, or as the config says.
     """
 
     given: dict[str, Any]
@@ -57,10 +60,14 @@ class Job(NamedTuple):
     network: weights.Found
     params: vgg.Params
     device: Any
+    draft: "Job | None" = None
 
 
 def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     """Checks everything, the cheapest first; weights are fetched only when all else is right.
+
+    With ``--draft`` for two runs: the built-in network's, with the preset's own scales and steps,
+    and the one that starts from its picture, at the last scale alone if nobody says otherwise.
 
     Args:
       given: the options of the command line by name.
@@ -71,6 +78,67 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
       ValueError: an option or an input that cannot work.
       OSError: a file that cannot be read or written.
     """
+    kept = {} if kept is None else kept
+    own = _alone(given, kept)
+    if not given["draft"]:
+        return own
+    if vgg.architecture_of(own.params).taps:
+        if given["network"] == "slim" or given["weights_file"] is not None:
+            raise ValueError(
+                "--draft is made by the built-in network, and this is it already; leave --draft "
+                "out, or take --network vgg19"
+            )
+        return own  # nothing larger could be had, which a line has said
+    try:
+        draft = _alone({**given, **_OF_A_DRAFT}, kept)
+    except ValueError as error:
+        raise ValueError(f"--draft by the built-in network: {error}") from None
+    return _from_draft(own, draft)
+
+
+# What the main command says of the run that follows, not of its draft.
+_OF_A_DRAFT = {
+    "network": "slim",
+    "weights_file": None,
+    "quiet": True,
+    "save_every": 0,
+    "animation": None,
+    "animation_every": None,
+    "plot": False,
+    "sheet": False,
+    "checkpoint": None,
+    "checkpoint_every": None,
+    "resume": False,
+    **dict.fromkeys(
+        ("steps", "coarse_steps", "scales", "smallest", "scale_sizes", "scale_steps", "carry")
+    ),
+}
+
+
+def _from_draft(own: Job, draft: Job) -> Job:
+    """The run that goes on from a draft, whose large shapes are there already."""
+    config, size = own.preset.config, (own.content.shape[0], own.content.shape[1])
+    drafted = draft.preset.config
+    if drafted.colour is not None and drafted.colour.mode == colour.CHROMA:
+        # It is put on a finished picture, and the other run sees none.
+        draft = draft._replace(preset=draft.preset._replace(config=replace(drafted, colour=None)))
+    said = ("scales", "smallest", "scale_sizes", "scale_steps")
+    if all(own.given[name] is None for name in said):
+        scales = len(config.sizes(*size))
+        config = replace(
+            config,
+            scales=1,
+            scale_sizes=None,
+            steps=config.steps_at(scales - 1, scales),
+            coarse_steps=None,
+            first_steps=None,
+            steps_per_scale=None,
+        )
+    return own._replace(preset=own.preset._replace(config=config), draft=draft)
+
+
+def _alone(given: dict[str, Any], kept: dict[Any, Any]) -> Job:
+    """One run, without a draft."""
     check_numbers(given)
     _check_output(given)
     companions.check(given, inputs(given))
@@ -79,7 +147,7 @@ def plan(given: dict[str, Any], *, kept: dict[Any, Any] | None = None) -> Job:
     device = find_device(given)
     preset = preset._replace(config=_over(given, preset.config))
     compilation.keep()  # from here on there is something to compile: pictures are resized
-    once = partial(_once, {} if kept is None else kept)
+    once = partial(_once, kept)
     seen = (given["photo"], given["size"], preset.config.period)
     content, photo = once(_photo, given, preset.config, key=seen)
     loaded = [once(images.load, path).image for path in given["paintings"]]

@@ -107,7 +107,7 @@ def test_a_plan_is_told_without_time_where_the_trial_has_no_memory(fails, monkey
     own = SimpleNamespace(
         preset=about, content=np.zeros((96, 128, 3)), given={"quiet": False}, params=params
     )
-    own.device, told = None, io.StringIO()
+    own.device, own.draft, told = None, None, io.StringIO()
     console = rich.console.Console(file=told, width=20)
     if fails.startswith("INTERNAL"):
         with pytest.raises(jax.errors.JaxRuntimeError):

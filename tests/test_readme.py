@@ -83,7 +83,7 @@ def test_the_python_examples_run(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setenv("STYLEJAX_WEIGHTS", str(tmp_path / "narrow.h5"))
     monkeypatch.setenv("STYLEJAX_CACHE", str(tmp_path / "cache"))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict = {}
     for block in blocks:
         exec(compile(re.sub(r"steps=\d+", "steps=2", block), "README.md", "exec"), names)
