@@ -109,6 +109,9 @@ _OF_A_DRAFT = {
     "checkpoint": None,
     "checkpoint_every": None,
     "resume": False,
+    # The processes have met by then.
+    "hosts": False,
+    **dict.fromkeys(("coordinator", "processes", "process")),
     **dict.fromkeys(
         ("steps", "coarse_steps", "scales", "smallest", "scale_sizes", "scale_steps", "carry")
     ),

@@ -191,3 +191,12 @@ def test_where_nothing_larger_can_be_had_there_is_no_draft(words, monkeypatch):
 def test_is_for_one_picture(words, capsys):
     assert cli.main(["grid", *words, "--vary", "style-weight=1,2"]) == 2
     assert "--draft works with one picture only" in capsys.readouterr().err
+
+
+def test_processes_meet_once(words, monkeypatch):
+    joined = []
+    for name in ("check", "watched"):
+        monkeypatch.setattr(plan.hosts, name, lambda *given: None)
+    monkeypatch.setattr(plan.hosts, "join", lambda *given: joined.append(given))
+    planned = plan.plan(cli.parse([*words, "--hosts", "--coordinator", "localhost:1"]))
+    assert planned.draft is not None and len(joined) == 1
